@@ -1,0 +1,35 @@
+"""Scores one candidate. A failure is never a score: it is null, with the reason beside it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from arbitrage.errors import ItemError
+
+if TYPE_CHECKING:
+    from arbitrage.engines import Scorer
+    from arbitrage.records import Prompt
+
+
+class Verdict(NamedTuple):
+    """A score, or why there is none."""
+
+    score: float | None
+    error: str | None
+
+
+NO_COMPLETION = Verdict(None, "there is no completion to score")
+
+
+async def judge(scorer: Scorer, prompt: Prompt, completion: str | None) -> Verdict:
+    """The Arbiter's verdict on one candidate; a number that is not finite is an error."""
+    if completion is None:
+        return NO_COMPLETION
+    try:
+        score = await scorer.score(prompt, completion)
+    except ItemError as error:
+        return Verdict(None, str(error) or "the Arbiter refused the candidate")
+    if not math.isfinite(score):
+        return Verdict(None, f"the Arbiter gave {score}, which is no score")
+    return Verdict(score, None)

@@ -1,0 +1,188 @@
+"""The run's work in memory: what is ready, in flight, done and given up, per role.
+
+Grows with the number of tasks, not of rows. Knows no Ray and no clock. A task that fails is tried
+again a bounded number of times; a role whose engine cannot work is set aside with its reason, and
+the others go on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from arbitrage.plan import CLERK, READER, Planner, Report, ShardState, Task, routed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from arbitrage.prompts import Shard
+
+
+@dataclass
+class RoleWork:
+    """One role's tasks. `rows` and tokens count what was made in this session."""
+
+    name: str
+    owner: str
+    ready: dict[Task, None] = field(default_factory=dict)
+    in_flight: set[Task] = field(default_factory=set)
+    waiting: set[Task] = field(default_factory=set)
+    done: int = 0
+    rows: int = 0
+    errors: int = 0
+    completion_tokens: int = 0
+    set_aside: str = ""
+
+    @property
+    def left(self) -> int:
+        """Tasks that are known and not done."""
+        return len(self.ready) + len(self.in_flight) + len(self.waiting)
+
+
+class Board:
+    """Hands out tasks and takes back what became of them."""
+
+    def __init__(
+        self, planner: Planner, shards: Iterable[ShardState], *, unread: bool, attempts: int
+    ) -> None:
+        self._planner = planner
+        self._shards: dict[int, ShardState] = {}
+        self._unrouted: set[int] = set()
+        self._attempts = attempts
+        self._tries: Counter[Task] = Counter()
+        self._lost_loads: Counter[str] = Counter()
+        self.given_up: dict[Task, str] = {}
+        components = planner.components
+        owners = [(READER, READER), *((t.name, t.fingerprint) for t in components.teachers)]
+        owners += [(components.arbiter.name, components.arbiter.fingerprint), (CLERK, CLERK)]
+        self.roles = {owner: RoleWork(name, owner) for name, owner in owners}
+        self.reading = False
+        for shard in shards:
+            self._add(shard)
+        if unread:
+            self._read_next()
+
+    def _add(self, shard: ShardState) -> None:
+        self._shards[shard.number] = shard
+        if shard.routed is None:
+            self._unrouted.add(shard.number)
+        self._refresh(shard)
+
+    def _read_next(self) -> None:
+        number = max(self._shards, default=-1) + 1
+        self.reading = True
+        self.roles[READER].ready[Task("read", READER, number, (), f"prompts/{number:05d}")] = None
+
+    def _refresh(self, shard: ShardState) -> None:
+        """Puts the shard's missing tasks where they belong."""
+        for task in self._planner.tasks(shard):
+            role = self.roles[task.owner]
+            if task in role.in_flight or task in role.ready or task in self.given_up:
+                continue
+            if role.set_aside:
+                self.given_up[task] = role.set_aside
+            elif self._planner.is_ready(task):
+                role.waiting.discard(task)
+                role.ready[task] = None
+            else:
+                role.waiting.add(task)
+
+    @property
+    def shards(self) -> int:
+        """Prompt shards known so far."""
+        return len(self._shards)
+
+    def is_open(self) -> bool:
+        """Whether there is anything that can still be done."""
+        return any(role.ready or role.in_flight for role in self.roles.values())
+
+    def in_flight(self) -> bool:
+        """Whether any replica is at work."""
+        return any(role.in_flight for role in self.roles.values())
+
+    def expects_more(self, owner: str) -> bool:
+        """Whether tasks may become ready for a role that are not now."""
+        role = self.roles[owner]
+        if role.set_aside or owner == READER:
+            return False
+        return bool(self.reading or self._unrouted or role.waiting or role.in_flight)
+
+    def take(self, owner: str) -> Task:
+        """The next task of a role, now in flight; StopIteration if none is ready."""
+        role = self.roles[owner]
+        task = next(iter(role.ready))
+        del role.ready[task]
+        role.in_flight.add(task)
+        return task
+
+    def finished(self, task: Task, report: Report) -> None:
+        """Takes in a finished task and what it opens up."""
+        role = self.roles[task.owner]
+        role.in_flight.discard(task)
+        if task.stage == "read":
+            self._was_read(report.facts["shard"])
+            role.rows += report.rows
+            role.done += report.rows > 0
+            return
+        self.given_up.pop(task, None)
+        role.done += 1
+        role.rows += report.rows
+        role.errors += report.errors
+        role.completion_tokens += report.completion_tokens
+        self._planner.record(task)
+        shard = self._shards[task.shard]
+        if task.stage == "route":
+            shard.routed = routed(report.facts)
+            self._unrouted.discard(shard.number)
+        self._refresh(shard)
+
+    def _was_read(self, shard: Shard | None) -> None:
+        if shard is None:
+            self.reading = False
+            return
+        self._planner.listing.files.add(shard.path)
+        self._add(ShardState(shard.number, shard.path, shard.rows))
+        self._read_next()
+
+    def failed(self, task: Task, reason: str) -> bool:
+        """Takes back a task that failed; true if it will be tried again."""
+        role = self.roles[task.owner]
+        role.in_flight.discard(task)
+        self._tries[task] += 1
+        if self._tries[task] < self._attempts and not role.set_aside:
+            role.ready[task] = None
+            return True
+        self._give_up(task, reason)
+        return False
+
+    def _give_up(self, task: Task, reason: str) -> None:
+        self.given_up[task] = reason
+        if task.stage == "read":
+            self.reading = False
+
+    def stale(self, task: Task, scores: str, reason: str) -> bool:
+        """A product task met scores of other candidates: they are made again, then it is."""
+        role = self.roles[task.owner]
+        role.in_flight.discard(task)
+        self._tries[task] += 1
+        if self._tries[task] >= self._attempts:
+            self._give_up(task, reason)
+            return False
+        self._planner.listing.files.discard(scores)
+        self._refresh(self._shards[task.shard])
+        return True
+
+    def load_lost(self, owner: str) -> bool:
+        """Counts a replica that died while loading; true when that was once too often."""
+        self._lost_loads[owner] += 1
+        return self._lost_loads[owner] >= self._attempts
+
+    def set_aside(self, owner: str, reason: str) -> None:
+        """Gives up all tasks of a role whose engine cannot work."""
+        role = self.roles[owner]
+        role.set_aside = reason
+        for task in [*role.ready, *role.in_flight]:
+            self._give_up(task, reason)
+        role.ready.clear()
+        role.in_flight.clear()

@@ -1,0 +1,218 @@
+"""The command line. Exit codes: 0 complete; 1 something failed; 2 wrong usage, nothing written;
+3 complete but rows are in quarantine (with --strict-ledger); 75 stopped on request, resumable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from arbitrage import __version__, tables
+from arbitrage.configfile import load
+from arbitrage.errors import ArbitrageError, Stopped, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from arbitrage.summary import Summary
+
+app = typer.Typer(
+    name="arbitrage",
+    help="Multilingual synthetic-data arbitrage: a pool of teachers answers every prompt, the "
+    "Arbiter scores every completion, and the best one per prompt lands in Parquet.",
+    epilog="Exit codes: 0 complete, 1 something failed, 2 wrong usage, 3 complete with quarantined "
+    "rows (--strict-ledger), 75 stopped on request and resumable.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run's config.")]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory, or the config that names it.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one value: --set teachers.a.model=x"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+
+
+def main() -> None:
+    """Entry point: errors of this package become one sentence and an exit code."""
+    try:
+        app()
+    except ArbitrageError as error:
+        err.print(
+            Text(f"arbitrage: {error}", style="bold red" if err.is_terminal else ""), soft_wrap=True
+        )
+        sys.exit(error.exit_code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before a command."""
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write the config.")] = Path(
+        "arbitrage.yaml"
+    ),
+) -> None:
+    """Write a commented example config, and a few prompts to run it on."""
+    wanted = {path: "arbitrage.yaml", path.with_name("prompts.jsonl"): "prompts.jsonl"}
+    if path.exists():
+        raise UsageError(f"{path} is there already; name another file: arbitrage init other.yaml")
+    for target, name in wanted.items():
+        if not target.exists():
+            text = (resources.files("arbitrage") / "templates" / name).read_text(encoding="utf-8")
+            try:
+                target.write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise UsageError(f"{target} cannot be written: {error.strerror}") from error
+            out.print(Text(f"wrote {target}"))
+    out.print(Text(f"next: arbitrage run {path}"))
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse the first bad input row; nothing is written.")
+    ] = False,
+    strict_ledger: Annotated[
+        bool, typer.Option("--strict-ledger", help="Exit with 3 when any row is in quarantine.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+) -> None:
+    """Make everything that is missing. The same command resumes, adds teachers, judges anew.
+
+    Ctrl-C finishes the shards in flight and stops; a second Ctrl-C stops at once. Either way the
+    same command goes on from there.
+    """
+    from arbitrage import pipeline
+    from arbitrage.progress import Progress
+
+    loaded = load(config, overrides or ())
+    with _stop_on_signals() as stop:
+        summary = pipeline.run(loaded, Progress(quiet=quiet), stop, strict=strict)
+    if as_json:
+        print(json.dumps(summary.as_dict(), indent=1))
+    elif not quiet:
+        out.print(tables.of_summary(summary), soft_wrap=True)
+    _exit_for(summary, strict_ledger=strict_ledger)
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; the second one raises Stopped where the driver is."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        del frame
+        if stop.is_set():
+            raise Stopped(
+                "stopped at once; the shards in flight will be made again by the next run"
+            )
+        stop.set()
+        name = "Ctrl-C" if number == signal.SIGINT else "the signal"
+        err.print(f"stopping after the shards in flight; repeat {name} to stop at once")
+
+    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _exit_for(summary: Summary, *, strict_ledger: bool) -> None:
+    if summary.stopped and summary.ledger.unfinished:
+        raise Stopped("stopped on request; the same command goes on from here")
+    if summary.given_up:
+        first, why = next(iter(summary.given_up.items()))
+        raise ArbitrageError(
+            f"{len(summary.given_up)} tasks could not be done, the first: {first}: {why}; "
+            "mend it or take that part out of the config, then run again: all else is kept"
+        )
+    if summary.ledger.unfinished:
+        raise ArbitrageError(f"{summary.ledger.unfinished} prompts are unfinished; run again")
+    if strict_ledger and summary.ledger.lost:
+        raise typer.Exit(3)
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what `run` would do, and why; write nothing."""
+    from arbitrage.views import preview
+
+    found = preview(load(config, overrides or ()).config)
+    if as_json:
+        print(json.dumps({**asdict(found), "nothing_to_do": found.is_empty}, indent=1))
+    else:
+        out.print(tables.of_plan(found), soft_wrap=True)
+
+
+def _run_of(place: Path) -> Path:
+    """The run directory that a config names, or the folder itself."""
+    return Path(load(place).config.run) if place.is_file() else place
+
+
+@app.command()
+def status(place: RunPath, as_json: AsJson = False) -> None:
+    """Say how far a run is, from its files alone, whether or not it is running."""
+    from arbitrage import views
+
+    found = views.status(_run_of(place))
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        out.print(tables.of_status(found), soft_wrap=True)
+
+
+@app.command()
+def show(
+    place: RunPath,
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT_ID", help="A prompt id, its start, or your own id.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show a prompt with every candidate, its score and gates, best first."""
+    from arbitrage import views
+
+    found = views.show(_run_of(place), prompt)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1, default=str))
+    else:
+        out.print(tables.of_prompt(found), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

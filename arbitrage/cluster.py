@@ -1,0 +1,278 @@
+"""Replicas on Ray: the only module that imports it.
+
+An actor holds one loaded engine and does tasks against the store itself; only tasks and small
+reports travel. Nothing is decided here. A replica that dies gives its tasks back as `Failed` with
+`lost` set; Ray itself never retries or restarts anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from arbitrage.engines import ENGINES, build_generator, build_scorer
+from arbitrage.errors import ArbitrageError, ConfigError
+from arbitrage.plan import CLERK, READER, Report, Task
+from arbitrage.scheduler import Slots
+from arbitrage.stages import Desk, execute
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from arbitrage.config import Served
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Ray reads these settings when it is imported.
+import ray
+import ray.exceptions
+
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Rows never pass through Ray's object store, so it gets the least that Ray allows."""
+CONCURRENT_CALLS = 8
+
+
+class Loaded(NamedTuple):
+    """A replica's engine is ready."""
+
+    replica: str
+    owner: str
+
+
+class LoadFailed(NamedTuple):
+    """A replica's engine could not be loaded. `lost`: its process died."""
+
+    replica: str
+    owner: str
+    error: Exception
+    lost: bool
+
+
+class Done(NamedTuple):
+    """A task is finished and its file published."""
+
+    replica: str
+    task: Task
+    report: Report
+
+
+class Failed(NamedTuple):
+    """A task failed. `lost`: because its replica died."""
+
+    replica: str
+    task: Task
+    error: Exception
+    lost: bool
+
+
+Event = Loaded | LoadFailed | Done | Failed
+
+
+class _Worker:
+    """What lives in an actor."""
+
+    def __init__(self, desk: Desk, owner: str) -> None:
+        self._desk = desk
+        self._owner = owner
+
+    async def load(self) -> None:
+        """Builds the engine; for the reader and the clerk there is none."""
+        components = self._desk.components
+        if self._owner == components.arbiter.fingerprint:
+            self._desk.engine = await asyncio.to_thread(build_scorer, components.arbiter)
+        elif self._owner not in (READER, CLERK):
+            teacher = components.teacher(self._owner)
+            self._desk.engine = await asyncio.to_thread(build_generator, teacher)
+
+    async def execute(self, task: Task) -> Report:
+        """Does one task."""
+        return await execute(task, self._desk)
+
+    async def retire(self) -> None:
+        """Frees the engine and ends the process."""
+        if self._desk.engine is not None:
+            self._desk.engine.close()
+        ray.actor.exit_actor()
+
+
+@dataclass
+class Replica:
+    """One actor as the driver sees it."""
+
+    name: str
+    owner: str
+    demand: Slots
+    handle: Any
+    loaded: bool = False
+    tasks: dict[Any, Task] = field(default_factory=dict)
+
+
+class Cluster:
+    """A local Ray cluster for the time of a `with` block."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._replicas: dict[str, Replica] = {}
+        self._loading: dict[Any, Replica] = {}
+        self._count = 0
+        self._total = Slots()
+
+    def __enter__(self) -> Self:
+        settings = self._desk.config.cluster
+        try:
+            ray.init(
+                address="local",
+                num_cpus=settings.cpus,
+                num_gpus=settings.gpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ArbitrageError(f"Ray could not be started: {error}") from error
+        found = ray.cluster_resources()
+        memory_gb = found.get("memory", 0.0) / 1e9
+        self._total = Slots(found.get("CPU", 0.0), found.get("GPU", 0.0), memory_gb)
+        self._refuse_what_never_fits()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        ray.shutdown()
+
+    def _refuse_what_never_fits(self) -> None:
+        components = self._desk.components
+        configs: dict[str, Served] = {t.name: t.config for t in components.teachers}
+        configs[components.arbiter.name] = components.arbiter.config
+        for name, config in configs.items():
+            demand = demand_of(config)
+            if not self._total.holds(demand):
+                ray.shutdown()
+                raise ConfigError(
+                    f"a replica of {name!r} needs {_told(demand)}, but all of the machine is "
+                    f"{_told(self._total)}; lower its `resources:` or use a larger machine"
+                )
+
+    @property
+    def free(self) -> Slots:
+        """What no replica holds."""
+        free = self._total
+        for replica in self._replicas.values():
+            free = free.minus(replica.demand)
+        return free
+
+    def demand(self, owner: str) -> Slots:
+        """What one replica of a role takes."""
+        config = self._config_of(owner)
+        return Slots() if config is None else demand_of(config)
+
+    def most(self, owner: str) -> int:
+        """How many replicas of a role there may be."""
+        config = self._config_of(owner)
+        return 1 if config is None else config.resources.replicas
+
+    def _config_of(self, owner: str) -> Served | None:
+        components = self._desk.components
+        if owner in (READER, CLERK):
+            return None
+        if owner == components.arbiter.fingerprint:
+            return components.arbiter.config
+        return components.teacher(owner).config
+
+    def replicas(self, owner: str) -> list[Replica]:
+        """The live and loading replicas of a role."""
+        return [replica for replica in self._replicas.values() if replica.owner == owner]
+
+    def start(self, owner: str) -> None:
+        """Starts one more replica; a `Loaded` or `LoadFailed` event follows."""
+        self._count += 1
+        demand = self.demand(owner)
+        options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
+        if demand.memory_gb:
+            options["memory"] = int(demand.memory_gb * 1e9)
+        actor = ray.remote(_Worker).options(
+            max_concurrency=CONCURRENT_CALLS, max_restarts=0, max_task_retries=0, **options
+        )
+        handle = actor.remote(self._desk, owner)
+        replica = Replica(f"{owner}/{self._count}", owner, demand, handle)
+        self._replicas[replica.name] = replica
+        self._loading[handle.load.remote()] = replica
+
+    def stop(self, name: str) -> None:
+        """Lets an idle replica go."""
+        replica = self._replicas.pop(name)
+        replica.handle.retire.remote()
+
+    def submit(self, name: str, task: Task) -> None:
+        """Gives a loaded replica a task; a `Done` or `Failed` event follows."""
+        replica = self._replicas[name]
+        replica.tasks[replica.handle.execute.remote(task)] = task
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """Everything that has happened, waiting for the first of it at most so long."""
+        owners = {ref: r for r in self._replicas.values() for ref in r.tasks} | self._loading
+        if not owners:
+            return []
+        ready, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s)
+        if ready:
+            ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+        return [self._settle(ref, owners[ref]) for ref in ready]
+
+    def _settle(self, ref: Any, replica: Replica) -> Event:
+        if ref in self._loading:
+            return self._settle_load(ref, replica)
+        task = replica.tasks.pop(ref)
+        try:
+            return Done(replica.name, task, ray.get(ref))
+        except ray.exceptions.RayTaskError as error:
+            return Failed(replica.name, task, _cause(error), lost=False)
+        except ray.exceptions.RayError as error:
+            self._bury(replica)
+            return Failed(replica.name, task, error, lost=True)
+
+    def _settle_load(self, ref: Any, replica: Replica) -> Event:
+        del self._loading[ref]
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            self._bury(replica)
+            return LoadFailed(replica.name, replica.owner, _cause(error), lost=False)
+        except ray.exceptions.RayError as error:
+            self._bury(replica)
+            return LoadFailed(replica.name, replica.owner, error, lost=True)
+        replica.loaded = True
+        return Loaded(replica.name, replica.owner)
+
+    def _bury(self, replica: Replica) -> None:
+        """Forgets a dead replica once it owes nothing more."""
+        replica.loaded = False
+        if not replica.tasks and self._replicas.pop(replica.name, None) is not None:
+            ray.kill(replica.handle)
+
+
+def demand_of(config: Served) -> Slots:
+    """What one replica takes: what the config says, else what the engine usually needs."""
+    resources = config.resources
+    cpus = ENGINES[config.engine].cpus if resources.cpus is None else resources.cpus
+    return Slots(cpus, resources.gpus, resources.memory_gb or 0.0)
+
+
+def _cause(error: ray.exceptions.RayTaskError) -> Exception:
+    """What was raised in the replica."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) else error
+
+
+def _told(slots: Slots) -> str:
+    words = [f"{slots.cpus:g} CPUs", f"{slots.gpus:g} GPUs"]
+    return ", ".join(words + ([f"{slots.memory_gb:.0f} GB"] if slots.memory_gb else []))

@@ -1,0 +1,358 @@
+"""Everything a run can be told, each field once, with its bounds and meaning beside it.
+
+Knows nothing of engines, files of the run or Ray. Unknown keys are errors that name the nearest
+known one. `identity()` gives the part of a block that changes what it produces; fields made with
+`incidental()` (resources, concurrency, names) are never part of it, and fields at their default are
+left out, so that a new field with a default never renames what is already paid for.
+
+    arbitrage init && arbitrage plan arbitrage.yaml
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
+
+from arbitrage.languages import parse_tag
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+PerLanguage = str | dict[str, str]
+"""One text for all, or a text per language; the key `default` serves the languages not named."""
+
+
+def for_language(text: PerLanguage | None, language: str) -> str | None:
+    """The text that serves `language`, or none."""
+    if isinstance(text, dict):
+        return text.get(language, text.get("default"))
+    return text
+
+
+def incidental(default: Any, **bounds: Any) -> Any:
+    """A field that never changes what is produced, so that changing it redoes nothing."""
+    return Field(default, json_schema_extra={"identity": False}, **bounds)
+
+
+class Block(BaseModel):
+    """Base of every part of a config: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                if key not in cls.model_fields:
+                    raise ValueError(_unknown_key(str(key), list(cls.model_fields)))
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """Plain data: the fields that change the output and are not at their default."""
+        found: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and extra.get("identity") is False:
+                continue
+            value = getattr(self, name)
+            if value != field.get_default(call_default_factory=True):
+                found[name] = _plain(value)
+        return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Block):
+        return value.identity()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def known_language(tag: str) -> str:
+    """The code of a language tag; ValueError with one sentence when there is none."""
+    code = parse_tag(tag)
+    if code is None:
+        raise ValueError(f"{tag!r} is no known language; use a tag such as de, deu or pt-BR")
+    return code
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+    return f"unknown key {key!r}; {hint}"
+
+
+class Sampling(Block):
+    """One sampling group: `n` completions drawn with the same parameters.
+
+    Temperature 0 is greedy. The engine applies temperature, top_k, top_p and min_p in its own
+    documented order.
+    """
+
+    n: int = Field(1, ge=1, le=1024)
+    temperature: float = Field(1.0, ge=0, le=10)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0 keeps every token")
+    min_p: float = Field(0.0, ge=0, lt=1)
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    max_tokens: int = Field(512, ge=1)
+    stop: tuple[str, ...] = ()
+    seed: int | None = Field(None, ge=0, description="instead of the run's seed")
+
+    @model_validator(mode="after")
+    def _greedy_once(self) -> Self:
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(
+                f"n: {self.n} at temperature 0 would pay {self.n} times for one answer"
+            )
+        if "" in self.stop:
+            raise ValueError("an empty stop string would end every answer before it begins")
+        return self
+
+
+class Resources(Block):
+    """What one replica holds. Never part of an identity."""
+
+    replicas: int = incidental(1, ge=1, le=10_000, description="at most so many at once")
+    cpus: float | None = incidental(None, ge=0, description="none: what the engine usually needs")
+    gpus: float = incidental(0.0, ge=0)
+    memory_gb: float | None = incidental(None, gt=0)
+    batch_size: int | None = incidental(None, ge=1, le=65_536)
+
+
+class FakeOptions(Block):
+    """The public fake engine: deterministic, instant, and able to misbehave on request."""
+
+    skill: float | dict[str, float] = Field(
+        0.5, description="mean quality of an answer, 0..1; or one per language, with `default`"
+    )
+    words: int = Field(12, ge=0, le=10_000, description="length of an answer")
+    voice: str = Field("", description="makes two otherwise equal fakes differ")
+    truncate: float = Field(0.0, ge=0, le=1, description="share of answers that are cut off")
+    empty: float = Field(0.0, ge=0, le=1, description="share of answers without text")
+    fail: float = Field(0.0, ge=0, le=1, description="share of prompts that fail for good")
+    lie: Literal["no", "drop", "nan"] = Field(
+        "no", description="break the contract: one completion too few, or a score that is no number"
+    )
+    delay_s: float = incidental(0.0, ge=0)
+    load_s: float = incidental(0.0, ge=0)
+    hang_after: int | None = incidental(None, ge=0, description="requests until it never answers")
+    crash_after: int | None = incidental(None, ge=0, description="requests until the process dies")
+    crash_once: str | None = incidental(
+        None, description="a file that the crash leaves behind; while it exists there is no other"
+    )
+
+
+class TransformersOptions(Block):
+    """Hugging Face transformers, on any machine."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_length: int | None = Field(
+        None, ge=8, description="window in tokens; none: the model's own. Longer input is an error"
+    )
+    device: str = incidental("auto", description="auto takes the accelerator that the slot holds")
+
+
+OPTIONS: dict[str, type[Block]] = {"fake": FakeOptions, "transformers": TransformersOptions}
+"""Engine name to its options; `arbitrage.engines.ENGINES` has the same keys."""
+
+
+class Served(Block):
+    """What a teacher and an Arbiter have in common: a model behind an engine."""
+
+    engine: str
+    model: str | None = Field(None, description="a local folder or a hub name")
+    revision: str | None = Field(None, description="a commit of the hub; pin it")
+    trust_remote_code: bool = False
+    options: SerializeAsAny[Block] = Field(default_factory=Block)
+    resources: Resources = incidental(Resources())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_options(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "engine" not in value:
+            return value
+        engine = value["engine"]
+        if engine not in OPTIONS:
+            near = difflib.get_close_matches(str(engine), list(OPTIONS), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"engines are {', '.join(OPTIONS)}"
+            raise ValueError(f"unknown engine {engine!r}; {hint}")
+        options = value.get("options") or {}
+        if isinstance(options, Block):
+            return value
+        return {**value, "options": OPTIONS[engine].model_validate(options)}
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> Self:
+        if self.model is None and self.engine != "fake":
+            raise ValueError(f"engine {self.engine!r} needs `model:`, a local folder or a hub name")
+        return self
+
+
+class TeacherConfig(Served):
+    """A model that answers, and for which languages it is asked."""
+
+    families: tuple[str, ...] = incidental(())
+    languages: tuple[str, ...] | Literal["all"] = incidental(())
+    system: PerLanguage | None = Field(
+        None, description="system prompt, where the prompt has none of its own"
+    )
+    chat_template: PerLanguage | None = Field(None, description="Jinja, instead of the model's own")
+    sampling: tuple[Sampling, ...] = Field((Sampling(),), min_length=1)
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _one_group_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, value: Any) -> Any:
+        return value if value == "all" else tuple(known_language(tag) for tag in value)
+
+    @field_validator("system", "chat_template")
+    @classmethod
+    def _known_keys(cls, value: PerLanguage | None) -> PerLanguage | None:
+        if not isinstance(value, dict):
+            return value
+        return {k if k == "default" else known_language(k): v for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _covers_something(self) -> Self:
+        if not self.families and not self.languages:
+            raise ValueError(
+                "covers no language; give it `families: [...]`, `languages: [...]` or "
+                "`languages: all`"
+            )
+        return self
+
+
+class ArbiterConfig(Served):
+    """The reward model that scores every candidate on its own."""
+
+    name: Name = incidental("arbiter")
+    chat_template: str | None = Field(None, description="Jinja, instead of the model's own")
+
+
+class Columns(Block):
+    """Which column of the input holds what; every other column is carried along."""
+
+    prompt: str | None = "prompt"
+    messages: str | None = Field(
+        "messages", description="a list of {role, content}; where a row has it, it wins over prompt"
+    )
+    id: str | None = "id"
+    language: str | None = "language"
+
+
+class SourceConfig(Block):
+    """One place where prompts come from: files by `path`, or a Hugging Face `dataset`."""
+
+    path: str | None = Field(
+        None,
+        description="a file, folder or glob; `{language}` in it matches and sets the language",
+    )
+    dataset: str | None = Field(None, description="a hub name, or a folder made by save_to_disk")
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    format: Literal["auto", "jsonl", "parquet", "csv", "tsv"] = "auto"
+    names: tuple[str, ...] | None = Field(None, description="column names of a CSV without header")
+    quoting: bool = Field(True, description="false: quotation marks in a CSV/TSV are literal")
+    language: str | None = Field(None, description="language of all rows; wins over a column")
+    columns: Columns | None = Field(None, description="instead of the columns of `prompts:`")
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, value: str | None) -> str | None:
+        return value if value is None else known_language(value)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("a source has either `path:` or `dataset:`")
+        return self
+
+
+class PromptsConfig(Block):
+    """The prompt set and how it is read."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    columns: Columns = Columns()
+    detect: bool = Field(True, description="detect the language of rows that declare none")
+    contradiction: Literal["report", "quarantine", "ignore"] = Field(
+        "report", description="a declared language that the text contradicts with confidence"
+    )
+    uncovered: Literal["error", "quarantine"] = Field(
+        "error", description="rows whose declared language no teacher covers"
+    )
+    max_chars: int = Field(100_000, ge=1, description="a longer prompt is quarantined")
+    shard_size: int = Field(1024, ge=1, le=1_000_000, description="prompts per shard")
+
+
+class RoutingConfig(Block):
+    """Who answers what."""
+
+    router: Literal["all"] = "all"
+
+
+class GatesConfig(Block):
+    """Checks that a candidate must pass to be chosen. All are recorded, enforced or not."""
+
+    truncated: bool = Field(True, description="the engine ended the answer, not the model")
+    empty: bool = Field(True, description="no text but white space")
+
+    def enforced(self) -> tuple[str, ...]:
+        """Names of the gates that keep a candidate from being chosen."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name))
+
+
+class SelectionConfig(Block):
+    """How one completion per prompt is chosen."""
+
+    rule: Literal["best"] = "best"
+
+
+class OutputConfig(Block):
+    """How files are written."""
+
+    compression: Literal["zstd", "snappy", "none"] = incidental("zstd")
+
+
+class ClusterConfig(Block):
+    """The local Ray cluster that a run starts."""
+
+    cpus: int | None = incidental(None, ge=1, description="none: all of the machine")
+    gpus: int | None = incidental(None, ge=0, description="none: all of the machine")
+    attempts: int = incidental(3, ge=1, le=100, description="tries per task before it is given up")
+
+
+class RunConfig(Block):
+    """One run: prompts in, a pool of teachers, an Arbiter, and the best completion per prompt."""
+
+    run: str = incidental(..., min_length=1, description="the run directory")
+    seed: int = Field(0, ge=0)
+    prompts: PromptsConfig
+    families: dict[str, tuple[str, ...]] = Field({}, description="redefines language families")
+    teachers: dict[Name, TeacherConfig] = Field(min_length=1)
+    arbiter: ArbiterConfig
+    routing: RoutingConfig = RoutingConfig()
+    gates: GatesConfig = GatesConfig()
+    selection: SelectionConfig = SelectionConfig()
+    output: OutputConfig = OutputConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"sources": [{"path": value}]} if isinstance(value, str) else value

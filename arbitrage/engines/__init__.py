@@ -1,0 +1,96 @@
+"""Engines: what generates completions and what scores them, behind two small Protocols.
+
+Stages hand over one item at a time and never see a batch size: batching is the engine's business.
+Each engine imports its library when it is built, and a missing one gives a sentence that says what
+to install. A new engine is one module, one line in `ENGINES` and its options in `config.OPTIONS`.
+
+Contract of every engine:
+
+* deterministic: the same request gives the same result whatever else is in flight;
+* raises ItemError when this one item cannot be done, any other exception when the engine is broken;
+* `max_in_flight` is how many items it can make use of at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from arbitrage.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from arbitrage.components import Arbiter, Teacher
+    from arbitrage.config import Sampling
+    from arbitrage.records import Completion, Prompt
+
+
+class Engine(Protocol):
+    """What generators and scorers share."""
+
+    max_in_flight: int
+
+    def provenance(self) -> dict[str, str]:
+        """Versions and device, for the footers of what it makes."""
+        ...
+
+    def close(self) -> None:
+        """Frees the device."""
+        ...
+
+
+class Generator(Engine, Protocol):
+    """Answers prompts."""
+
+    async def generate(
+        self, prompt: Prompt, sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """`sampling.n` completions, one for each of the seeds (0 <= seed < 2**31), in order."""
+        ...
+
+
+class Scorer(Engine, Protocol):
+    """Judges completions."""
+
+    async def score(self, prompt: Prompt, completion: str) -> float:
+        """Higher is better; comparable between completions of one prompt."""
+        ...
+
+
+class Entry(NamedTuple):
+    """Where an engine lives, the extra that installs its library, and CPUs per replica."""
+
+    module: str
+    extra: str
+    cpus: float
+
+
+ENGINES: dict[str, Entry] = {
+    "fake": Entry("arbitrage.engines.fake", "", 0.1),
+    "transformers": Entry("arbitrage.engines.transformers", "hf", 1.0),
+}
+
+
+def build_generator(teacher: Teacher) -> Generator:
+    """Builds a teacher's engine in this process; slow. Raises EngineError."""
+    generator: Generator = _module(teacher.config.engine).build_generator(teacher)
+    return generator
+
+
+def build_scorer(arbiter: Arbiter) -> Scorer:
+    """Builds the Arbiter's engine in this process; slow. Raises EngineError."""
+    scorer: Scorer = _module(arbiter.config.engine).build_scorer(arbiter)
+    return scorer
+
+
+def _module(engine: str) -> ModuleType:
+    entry = ENGINES[engine]
+    try:
+        return importlib.import_module(entry.module)
+    except ImportError as error:
+        raise EngineError(
+            f"engine {engine!r} needs {error.name}, which is not installed; "
+            f"`pip install 'arbitrage[{entry.extra}]'` brings it"
+        ) from error

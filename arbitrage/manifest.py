@@ -1,0 +1,107 @@
+"""The run's papers beside its data: configs, identities, the diary, the product's manifest.
+
+None of them decides anything: they can be lost and are written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from typing import TYPE_CHECKING, Any
+
+from arbitrage import __version__
+
+if TYPE_CHECKING:
+    from arbitrage.components import Components
+    from arbitrage.configfile import Loaded
+    from arbitrage.plan import Planner, Report, Task
+    from arbitrage.store import Store
+
+IDENTITY = "_identity.json"
+MANIFEST = "_manifest.json"
+LATEST = "selected/latest"
+
+
+def record_start(store: Store, loaded: Loaded, components: Components, planner: Planner) -> None:
+    """Writes run.yaml, run.json and each component's identity, and opens the diary."""
+    parts = [components.router, components.arbiter, components.selector, *components.teachers]
+    resolved = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "run_fingerprint": components.fingerprint,
+        "fingerprints": {f"{part.kind}/{part.name}": part.fingerprint for part in parts},
+        "config": loaded.config.model_dump(mode="json"),
+    }
+    store.write_text("run.yaml", loaded.text)
+    store.write_text("run.json", _pretty(resolved))
+    for part in parts:
+        path = f"{planner.folder_of(part)}/{IDENTITY}"
+        if not store.path(path).exists():
+            store.write_text(path, _pretty({"name": part.name, "identity": part.identity}))
+    store.append_event("run_started", run_fingerprint=components.fingerprint)
+
+
+def record_task(store: Store, task: Task, report: Report) -> None:
+    """One line per finished task: what it made and how fast."""
+    if task.stage == "read" and not report.rows:
+        return
+    store.append_event(
+        "task_done",
+        stage=task.stage,
+        owner=task.owner,
+        shard=task.shard,
+        rows=report.rows,
+        errors=report.errors,
+        seconds=round(report.seconds, 4),
+        prompt_tokens=report.prompt_tokens,
+        completion_tokens=report.completion_tokens,
+    )
+
+
+def record_end(store: Store, components: Components, planner: Planner) -> None:
+    """Brings the product's manifest up to date and lets `selected/latest` lead to it."""
+    folder = planner.folder_of(components.selector)
+    names = sorted(path for path in planner.selected if store.path(path).exists())
+    path = f"{folder}/{MANIFEST}"
+    earlier = {entry["file"]: entry for entry in (store.read_json(path) or {}).get("files", [])}
+    files = [_entry(store, name, planner.selected[name], earlier) for name in names]
+    told = {
+        "run_fingerprint": components.fingerprint,
+        "rows": sum(entry["rows"] for entry in files),
+        "files": files,
+    }
+    store.write_text(path, _pretty(told))
+    if files:
+        store.point_latest(folder)
+    store.append_event("run_ended", rows=told["rows"], files=len(files))
+
+
+def _entry(store: Store, path: str, key: str, earlier: dict[str, Any]) -> dict[str, Any]:
+    """A shard's line in the manifest; read again only if it was made anew."""
+    name = path.rsplit("/", 1)[1]
+    known: dict[str, Any] = earlier.get(name, {})
+    if known.get("key") == key:
+        return known
+    data = store.path(path).read_bytes()
+    return {
+        "file": name,
+        "rows": store.footer(path)["rows"],
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "key": key,
+    }
+
+
+def identities(store: Store, parent: str) -> list[dict[str, Any]]:
+    """The identities of all components that ever were in this run, of one kind."""
+    found = []
+    for (kind, _), folder in sorted(store.listing().folders.items()):
+        note = store.read_json(f"{folder}/{IDENTITY}") if kind == parent else None
+        if note:
+            found.append(note)
+    return found
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n"

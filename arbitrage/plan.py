@@ -1,0 +1,199 @@
+"""What is still to be made: from components and a directory listing to tasks.
+
+A task is a frozen value; its output path derives from what goes in, so equal tasks are the same
+task, and a task whose output exists is done. Knows no Ray, clock or engine, and reads no data.
+
+    arbitrage plan arbitrage.yaml
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from arbitrage.identity import fingerprint
+from arbitrage.store import shard_number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from arbitrage.components import Component, Components
+    from arbitrage.store import Listing, Store
+
+READER = "reader"
+CLERK = "clerk"
+STAGES = ("read", "route", "generate", "score", "select")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One idempotent step: `inputs` (store paths) to `output` (a store path).
+
+    `owner` is who can do it: a teacher's or the Arbiter's fingerprint, the reader or the clerk.
+    `key` names the exact inputs; for the product, whose name is fixed, it stands in the footer.
+    `rows` is how many prompts it is about.
+    """
+
+    stage: str
+    owner: str
+    shard: int
+    inputs: tuple[str, ...]
+    output: str
+    key: str = ""
+    rows: int = field(default=0, compare=False)
+
+
+class Report(NamedTuple):
+    """What a finished task says of itself. `facts` are what later planning needs."""
+
+    rows: int
+    errors: int = 0
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    facts: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+@dataclass
+class ShardState:
+    """A prompt shard, and who is asked: per teacher fingerprint (rows, digest of the ids)."""
+
+    number: int
+    path: str
+    rows: int
+    routed: dict[str, tuple[int, str]] | None = None
+
+
+@dataclass
+class Planner:
+    """Names the missing tasks of each shard. `selected` maps product files to their keys."""
+
+    components: Components
+    listing: Listing
+    selected: dict[str, str]
+
+    def folder_of(self, component: Component, parent: str = "") -> str:
+        """A component's folder, found by fingerprint, else the one it will get."""
+        return self.listing.folder(parent or component.kind, component.label, component.fingerprint)
+
+    def route_task(self, shard: ShardState) -> Task:
+        """Decides who is asked what."""
+        folder = self.folder_of(self.components.router)
+        key = fingerprint(shard.path)
+        output = f"{folder}/{shard.number:05d}.{key}.parquet"
+        return Task("route", CLERK, shard.number, (shard.path,), output, key, shard.rows)
+
+    def tasks(self, shard: ShardState) -> Iterator[Task]:
+        """All missing tasks of a shard that can be named, in order; not all can start yet.
+
+        Before the shard is routed nothing but its routing can be named.
+        """
+        route = self.route_task(shard)
+        if not self.is_done(route) or shard.routed is None:
+            yield route
+            return
+        pairs = self.pairs(shard)
+        for task in (*itertools.chain(*pairs), self._select(shard, pairs)):
+            if not self.is_done(task):
+                yield task
+
+    def pairs(self, shard: ShardState) -> list[tuple[Task, Task]]:
+        """Per teacher that is asked something, done or not: its generate and its score task."""
+        asked = sorted((shard.routed or {}).items())
+        route = self.route_task(shard)
+        return [self._pair(shard, route, owner, *told) for owner, told in asked]
+
+    def _pair(
+        self, shard: ShardState, route: Task, owner: str, rows: int, digest: str
+    ) -> tuple[Task, Task]:
+        teacher, arbiter = self.components.teacher(owner), self.components.arbiter
+        key = fingerprint([shard.path, digest])
+        name = f"{shard.number:05d}.{key}.parquet"
+        answers = f"{self.folder_of(teacher)}/{name}"
+        inputs = (shard.path, route.output)
+        generate = Task("generate", owner, shard.number, inputs, answers, key, rows)
+        judged = f"{self.folder_of(teacher, self.folder_of(arbiter))}/{name}"
+        inputs = (shard.path, answers)
+        score = Task("score", arbiter.fingerprint, shard.number, inputs, judged, key, rows)
+        return generate, score
+
+    def _select(self, shard: ShardState, pairs: list[tuple[Task, Task]]) -> Task:
+        folder = self.folder_of(self.components.selector)
+        made_of = [f"{generate.owner}/{generate.key}" for generate, _ in pairs]
+        key = fingerprint([shard.path, self.components.fingerprint, made_of])
+        output = f"{folder}/{shard.number:05d}.parquet"
+        parts = [task.output for pair in pairs for task in pair]
+        return Task("select", CLERK, shard.number, (shard.path, *parts), output, key, shard.rows)
+
+    def is_done(self, task: Task) -> bool:
+        """Whether the task's output is there, made from exactly its inputs."""
+        if task.stage == "select":
+            return self.selected.get(task.output) == task.key
+        return task.output in self.listing.files
+
+    def is_ready(self, task: Task) -> bool:
+        """Whether everything that the task reads is there."""
+        return all(path in self.listing.files for path in task.inputs)
+
+    def record(self, task: Task) -> None:
+        """Notes that a task's output is now there."""
+        self.listing.files.add(task.output)
+        if task.stage == "select":
+            self.selected[task.output] = task.key
+
+
+def read_state(components: Components, store: Store) -> tuple[Planner, list[ShardState]]:
+    """What the store holds: the planner, and every prompt shard with its routing if it has one.
+
+    Reads one listing per component, and the footers of prompt, route and product shards.
+    """
+    listing = store.listing()
+    planner = Planner(components, listing, {})
+    product = planner.folder_of(components.selector)
+    made = [path for path in listing.files if path.startswith(f"{product}/")]
+    planner.selected = {p: note.get("key", "") for p, note in store.footers(made).items()}
+    prompts = sorted((p for p in listing.files if p.startswith("prompts/")), key=shard_number)
+    notes = store.footers(prompts)
+    shards = [ShardState(shard_number(path), path, notes[path]["rows"]) for path in prompts]
+    routes = {shard.number: planner.route_task(shard).output for shard in shards}
+    there = store.footers(path for path in routes.values() if path in listing.files)
+    for shard in shards:
+        if routes[shard.number] in there:
+            shard.routed = routed(there[routes[shard.number]])
+    return planner, shards
+
+
+def routed(note: dict[str, Any]) -> dict[str, tuple[int, str]]:
+    """Who is asked, from a route file's footer or its task's report."""
+    return {owner: (rows, digest) for owner, (rows, digest) in note["teachers"].items()}
+
+
+def quarantine_of(product_path: str) -> str:
+    """Where the prompts are that a shard of the product had to leave out."""
+    return f"quarantine/select/{product_path.removeprefix('selected/')}"
+
+
+def changes(old: Any, new: Any, place: str = "") -> list[str]:
+    """Which fields differ between two identities, as `field: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            line
+            for key in keys
+            for line in changes(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in changes(a, b, f"{place}.{i}")]
+    return [] if old == new else [f"{place}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _shown(value: Any) -> str:
+    return "default" if value is None else f"{value!r:.60}"
+
+
+def nearest_identity(new: dict[str, Any], others: Iterable[dict[str, Any]]) -> list[str]:
+    """The shortest account of how `new` differs from something that is already there."""
+    accounts = [changes(other, new) for other in others]
+    return min(accounts, key=len, default=[])

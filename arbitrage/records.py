@@ -1,0 +1,174 @@
+"""The rows that travel through the pipeline, and the one fixed Arrow schema of each kind of file.
+
+Schemas are never inferred from data: an empty shard and a full one have the same columns and types.
+Values that may differ in shape between rows (a user's extra columns, sampling parameters) are JSON.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
+
+import pyarrow as pa
+
+
+class Message(TypedDict):
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+class Prompt(NamedTuple):
+    """What a teacher is asked. `id` is the hash of `messages`."""
+
+    id: str
+    language: str
+    messages: list[Message]
+
+
+class Completion(NamedTuple):
+    """One answer of an engine.
+
+    `finish_reason` is "stop" (the model ended it, or a stop string did) or "length" (cut off).
+    Token counts are in the teacher's own tokens.
+    """
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+RAW_CHARS = 500
+"""How much of a refused value is kept in quarantine."""
+
+ROLES = ("system", "user", "assistant")
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+PROMPTS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("language_source", pa.string(), nullable=False),
+        pa.field("messages", MESSAGES, nullable=False),
+        pa.field("extra", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+    ]
+)
+"""One row per distinct prompt. `language_source` is declared or detected; `source` and `line` say
+where it was first read (line is 1-based; for tables the row number); `extra` is a JSON object."""
+
+ROUTES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("teachers", pa.list_(pa.string()), nullable=False),
+    ]
+)
+"""One row per prompt of the shard: the fingerprints of the teachers that are asked."""
+
+CANDIDATES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("sampling", pa.int32(), nullable=False),
+        pa.field("completion", pa.string()),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""One row per (prompt, sample) of one teacher. `sample` counts over all sampling groups, `sampling`
+is the group's index. `completion` is null, and `finish_reason` is "error", where `error` is set."""
+
+SCORES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("gates", pa.list_(pa.string()), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""One row per candidate, in the candidates' order. `score` is null where `error` is set, never 0.
+`gates` names every gate that the candidate fails, enforced or not."""
+
+CANDIDATE_SUMMARY = pa.struct(
+    [
+        ("teacher", pa.string()),
+        ("teacher_fingerprint", pa.string()),
+        ("sample", pa.int32()),
+        ("reward", pa.float64()),
+        ("gates", pa.list_(pa.string())),
+        ("error", pa.string()),
+    ]
+)
+
+SELECTED = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("family", pa.string(), nullable=False),
+        pa.field("messages", MESSAGES, nullable=False),
+        pa.field("completion", pa.string(), nullable=False),
+        pa.field("teacher", pa.string(), nullable=False),
+        pa.field("model", pa.string()),
+        pa.field("revision", pa.string()),
+        pa.field("reward", pa.float64(), nullable=False),
+        pa.field("margin", pa.float64()),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("sampling", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("candidates", pa.list_(CANDIDATE_SUMMARY), nullable=False),
+        pa.field("extra", pa.string()),
+        pa.field("teacher_fingerprint", pa.string(), nullable=False),
+        pa.field("arbiter_fingerprint", pa.string(), nullable=False),
+        pa.field("selector_fingerprint", pa.string(), nullable=False),
+        pa.field("run_fingerprint", pa.string(), nullable=False),
+    ]
+)
+"""One row per prompt that has an answer. `messages` ends with the chosen answer. `margin` is the
+reward's distance to the next best candidate that could have been chosen, null if there is none.
+`candidates` lists every candidate, best first, those that could not be chosen last."""
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("raw", pa.string()),
+    ]
+)
+"""One row per input row that was refused, or prompt that was lost, with stage and reason. `raw` is
+the value as it was read, shortened."""
+
+SCHEMAS = {
+    "prompts": PROMPTS,
+    "routes": ROUTES,
+    "candidates": CANDIDATES,
+    "scores": SCORES,
+    "selected": SELECTED,
+    "quarantine": QUARANTINE,
+}
+
+REPEATING = frozenset(
+    {
+        *("role", "language", "language_source", "source", "teachers", "sampling"),
+        *("finish_reason", "gates", "family", "teacher", "model", "revision", "stage", "reason"),
+        *("teacher_fingerprint", "arbiter_fingerprint", "selector_fingerprint"),
+        *("run_fingerprint", "error"),
+    }
+)
+"""Columns (leaf names) whose values repeat: these alone are worth a Parquet dictionary."""

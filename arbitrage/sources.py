@@ -1,0 +1,298 @@
+"""Reads prompt sets: JSONL, CSV, TSV, Parquet files and Hugging Face datasets, one row at a time.
+
+Knows nothing of prompts: it yields rows as they are, or the reason why one could not be read. A bad
+row never ends the reading, and never disappears.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arbitrage.config import Columns, PromptsConfig, SourceConfig
+from arbitrage.errors import InputError
+from arbitrage.identity import fingerprint
+from arbitrage.languages import parse_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+SAVED_DATASET = ("dataset_info.json", "dataset_dict.json")
+PARQUET_BATCH_ROWS = 1024
+MAX_CSV_FIELD_CHARS = 2**30
+
+
+class Source(NamedTuple):
+    """One file or dataset. `language` is set where it holds for every row."""
+
+    name: str
+    format: str
+    config: SourceConfig
+    columns: Columns
+    language: str | None
+
+
+class Row(NamedTuple):
+    """One row as read; where it could not be read `fields` is none and `reason` says why.
+
+    `line` is 1-based: the line of a text file (where the row ends), else the row's number.
+    """
+
+    line: int
+    fields: dict[str, Any] | None
+    reason: str = ""
+    detail: str = ""
+    raw: str = ""
+
+
+def expand(config: PromptsConfig) -> list[Source]:
+    """All sources in reading order. Raises InputError where a path matches nothing."""
+    found: list[Source] = []
+    for item in config.sources:
+        columns = item.columns or config.columns
+        if item.dataset is not None:
+            name = "/".join(part for part in (item.dataset, item.subset, item.split) if part)
+            found.append(Source(name, "dataset", item, columns, item.language))
+        else:
+            found += _expand_path(str(item.path), item, columns)
+    return list({source.name: source for source in found}.values())
+
+
+def _expand_path(pattern: str, item: SourceConfig, columns: Columns) -> list[Source]:
+    folder = Path(pattern)
+    if any((folder / name).exists() for name in SAVED_DATASET):
+        saved = item.model_copy(update={"dataset": pattern, "path": None})
+        return [Source(pattern, "dataset", saved, columns, item.language)]
+    if folder.is_dir():
+        paths = sorted(p for p in folder.rglob("*") if _format(p) and p.is_file())
+    else:
+        names = glob.glob(pattern.replace("{language}", "*"), recursive=True)  # noqa: PTH207
+        paths = sorted(Path(name) for name in names)
+        paths = [path for path in paths if path.is_file()]
+    if not paths:
+        raise InputError(
+            f"no prompt file matches {pattern}; relative paths start at the config file's folder, "
+            f"and folders are searched for {' '.join(SUFFIXES)} (also .gz)"
+        )
+    return [_file_source(path, pattern, item, columns) for path in paths]
+
+
+def _file_source(path: Path, pattern: str, item: SourceConfig, columns: Columns) -> Source:
+    kind = _format(path) if item.format == "auto" else item.format
+    if not kind:
+        raise InputError(f"{path}: its format is not known by its ending; set `format:`")
+    language = item.language or _language_in(path, pattern)
+    return Source(str(path), kind, item, columns, language)
+
+
+def _format(path: Path) -> str:
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    return SUFFIXES.get(plain.suffix.lower(), "")
+
+
+def _language_in(path: Path, pattern: str) -> str | None:
+    if "{language}" not in pattern:
+        return None
+    before, after = (re.escape(part) for part in pattern.split("{language}", 1))
+    wild = str.maketrans({"*": "[^/]*", "?": "[^/]"})
+    regex = (before + "([^/]+?)" + after).replace(r"\*", "*").replace(r"\?", "?").translate(wild)
+    match = re.fullmatch(regex, str(path))
+    code = parse_tag(match[1]) if match else None
+    if code is None:
+        part = match[1] if match else path.name
+        raise InputError(f"{path}: {part!r} stands where {{language}} is, but is no known language")
+    return code
+
+
+def signature(source: Source) -> str:
+    """Changes whenever the source may hold other rows, or is read differently.
+
+    Files: size and modification time. Datasets: their own fingerprint.
+    """
+    told = [source.format, source.config.model_dump(mode="json"), source.columns.model_dump()]
+    folder = Path(source.config.dataset or source.name)
+    if source.format == "dataset" and not folder.is_dir():
+        return fingerprint([*told, str(_dataset(source)._fingerprint)])
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+    states = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return fingerprint([*told, states])
+
+
+def check(source: Source) -> None:
+    """Opens a source and looks at its columns. Raises InputError with one sentence."""
+    known = _known_columns(source)
+    if known is None:
+        return
+    wanted = [source.columns.messages, source.columns.prompt]
+    if not any(name in known for name in wanted if name):
+        raise InputError(
+            f"{source.name} has no column {source.columns.prompt!r}; it has "
+            f"{', '.join(map(repr, known)) or 'none'}: map yours with `columns: {{prompt: ...}}`"
+        )
+
+
+def _known_columns(source: Source) -> list[str] | None:
+    """Column names where the format has them; none for JSON lines, which differ row by row."""
+    try:
+        if source.format == "parquet":
+            return list(pq.read_schema(source.name).names)
+        if source.format == "dataset":
+            return list(_dataset(source).column_names)
+        with _open(source.name) as file:
+            if source.format == "jsonl":
+                file.read(1)
+                return None
+            return list(source.config.names or next(_csv_reader(file, source), []))
+    except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"{source.name} cannot be read as {source.format}: {problem}") from error
+
+
+def rows(source: Source, only: str | None = None) -> Iterator[Row]:
+    """Every row of a source. `only` names the one column that the caller needs, a hint.
+
+    A source that breaks in the middle gives one last row whose reason is `unreadable`.
+    """
+    line = 0
+    try:
+        for row in _READERS[source.format](source, only):
+            line = row.line
+            yield row
+    except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
+        yield Row(line + 1, None, "unreadable", f"the rest cannot be read: {error}")
+
+
+def _jsonl(source: Source, only: str | None) -> Iterator[Row]:
+    del only
+    with _open(source.name) as file:
+        for line, data in enumerate(file, start=1):
+            data = data.removeprefix(b"\xef\xbb\xbf") if line == 1 else data
+            if data.strip():
+                yield _json_row(line, data)
+
+
+def _json_row(line: int, data: bytes) -> Row:
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Row(line, None, "invalid_utf8", str(error), data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        return Row(line, None, "malformed_json", str(error), data.decode("utf-8", "replace"))
+    if not isinstance(value, dict):
+        detail = f"a JSON object is wanted, this is {type(value).__name__}"
+        return Row(line, None, "not_an_object", detail, data.decode("utf-8", "replace"))
+    return Row(line, value)
+
+
+def _table_text(source: Source, only: str | None) -> Iterator[Row]:
+    del only
+    with _open(source.name) as file:
+        reader = _csv_reader(file, source)
+        names: Sequence[str] = source.config.names or next(reader, [])
+        for values in reader:
+            if not values:
+                continue
+            if len(values) == len(names):
+                yield Row(reader.line_num, dict(zip(names, values, strict=True)))
+            else:
+                detail = f"{len(values)} fields where {len(names)} are wanted"
+                yield Row(reader.line_num, None, "malformed_csv", detail, ",".join(values))
+
+
+def _csv_reader(file: IO[bytes], source: Source) -> Any:
+    """Bytes that are no UTF-8 become lone surrogates, which are found when the row is checked."""
+    csv.field_size_limit(MAX_CSV_FIELD_CHARS)
+    lines = (line.decode("utf-8", "surrogateescape") for line in file)
+    first = (
+        line.removeprefix("\ufeff") if number == 0 else line for number, line in enumerate(lines)
+    )
+    return csv.reader(
+        first,
+        delimiter="\t" if source.format == "tsv" else ",",
+        quoting=csv.QUOTE_MINIMAL if source.config.quoting else csv.QUOTE_NONE,
+    )
+
+
+def _open(name: str) -> IO[bytes]:
+    return gzip.open(name, "rb") if name.endswith(".gz") else Path(name).open("rb")  # type: ignore[return-value]
+
+
+def _parquet(source: Source, only: str | None) -> Iterator[Row]:
+    line = 0
+    with pq.ParquetFile(source.name) as file:
+        columns = [only] if only in file.schema_arrow.names else None
+        for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=columns):
+            for row in _batch_rows(batch, line):
+                line = row.line
+                yield row
+
+
+def _batch_rows(batch: pa.RecordBatch, before: int) -> Iterator[Row]:
+    try:
+        for offset, fields in enumerate(batch.to_pylist(), start=1):
+            yield Row(before + offset, fields)
+    except UnicodeDecodeError:
+        for offset in range(batch.num_rows):
+            yield _single_row(batch.slice(offset, 1), before + offset + 1)
+
+
+def _single_row(batch: pa.RecordBatch, line: int) -> Row:
+    try:
+        return Row(line, batch.to_pylist()[0])
+    except UnicodeDecodeError as error:
+        raw = error.object.decode("utf-8", "replace")
+        return Row(line, None, "invalid_utf8", str(error), raw)
+
+
+def _rows_of_dataset(source: Source, only: str | None) -> Iterator[Row]:
+    dataset = _dataset(source)
+    if only in dataset.column_names:
+        dataset = dataset.select_columns([only])
+    for line, fields in enumerate(dataset, start=1):
+        yield Row(line, fields)
+
+
+def _dataset(source: Source) -> Any:
+    """Loads a dataset by `datasets`; the hub's files are cached by it."""
+    import datasets
+
+    config = source.config
+    name = str(config.dataset)
+    datasets.disable_progress_bars()
+    try:
+        if Path(name).is_dir() and any((Path(name) / item).exists() for item in SAVED_DATASET):
+            loaded = datasets.load_from_disk(name)
+            return loaded[config.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        return datasets.load_dataset(
+            name, config.subset, split=config.split, revision=config.revision
+        )
+    except (OSError, ValueError, KeyError, ConnectionError, RuntimeError) as error:
+        problem = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"dataset {name} (split {config.split}) cannot be loaded: {problem}"
+        ) from error
+
+
+_READERS = {
+    "jsonl": _jsonl,
+    "csv": _table_text,
+    "tsv": _table_text,
+    "parquet": _parquet,
+    "dataset": _rows_of_dataset,
+}

@@ -1,0 +1,341 @@
+"""The stages as idempotent functions: one task in, one published file and a small report out.
+
+    read -> route -> generate -> score -> select
+
+A stage reads its inputs from the store, does its work through an engine where it needs one, checks
+that ids in = ids out, and publishes. It knows no Ray and no batch size. Running a task twice gives
+the same file. `STAGES` is the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arbitrage import gates, product
+from arbitrage.arbiter import judge
+from arbitrage.config import for_language
+from arbitrage.errors import EngineError, ItemError, StageError, StaleInputError
+from arbitrage.identity import derive_seed, digest
+from arbitrage.plan import Report, Task, quarantine_of
+from arbitrage.prompts import PromptSet, published_from, read_shards
+from arbitrage.records import CANDIDATES, ROUTES, SCORES, Completion, Prompt
+from arbitrage.routers import ROUTERS
+from arbitrage.store import shard_number
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from arbitrage.components import Components, Teacher
+    from arbitrage.config import RunConfig
+    from arbitrage.engines import Generator, Scorer
+    from arbitrage.prompts import Shard
+    from arbitrage.store import Store
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass
+class Desk:
+    """What a replica works with: the store, the run's parts, and the engine that it has loaded."""
+
+    store: Store
+    config: RunConfig
+    components: Components
+    engine: Generator | Scorer | None = None
+    prompt_set: PromptSet | None = None
+    unread: Iterator[Shard] | None = field(default=None, init=False)
+
+
+async def execute(task: Task, desk: Desk) -> Report:
+    """Does one task. Whatever it raises, nothing half-made is visible."""
+    start = time.perf_counter()
+    report = await STAGES[task.stage](task, desk)
+    return report._replace(seconds=time.perf_counter() - start)
+
+
+async def read(task: Task, desk: Desk) -> Report:
+    """Publishes the next prompt shard; `facts["shard"]` is none when all is read."""
+    if desk.prompt_set is None:
+        raise StageError(f"task {task.output} needs the prompt set")
+    if desk.unread is None:
+        earlier = published_from(task.shard, desk.store)
+        desk.unread = itertools.chain(earlier, read_shards(desk.prompt_set, desk.store))
+    try:
+        shard = await asyncio.to_thread(next, desk.unread, None)
+    except BaseException:
+        desk.unread = None  # a broken iterator would look like one that has read everything
+        raise
+    return Report(shard.rows if shard else 0, facts={"shard": shard})
+
+
+async def route(task: Task, desk: Desk) -> Report:
+    """Writes who is asked what; `facts["teachers"]` says how much, per teacher fingerprint."""
+    prompts = desk.store.read(task.inputs[0], columns=["prompt_id", "language"]).table
+    asked, table = routes_of(prompts, desk.components)
+    desk.store.publish(task.output, table, {"key": task.key, "teachers": asked})
+    return Report(table.num_rows, facts={"teachers": asked})
+
+
+def routes_of(
+    prompts: pa.Table, components: Components
+) -> tuple[dict[str, tuple[int, str]], pa.Table]:
+    """Per teacher (rows, digest of the ids that it is asked); and the ROUTES table."""
+    ids = prompts["prompt_id"].to_pylist()
+    router = ROUTERS[components.router.name]
+    teachers = router(prompts["language"].to_pylist(), components.teachers)
+    asked: dict[str, list[str]] = {}
+    for key, owners in zip(ids, teachers, strict=True):
+        for owner in owners:
+            asked.setdefault(owner, []).append(key)
+    table = pa.table([pa.array(ids), pa.array(teachers, pa.list_(pa.string()))], ROUTES)
+    return {o: (len(keys), digest("".join(keys).encode())) for o, keys in asked.items()}, table
+
+
+async def generate(task: Task, desk: Desk) -> Report:
+    """One teacher answers its prompts of one shard; answers that are already stored are kept."""
+    teacher = desk.components.teacher(task.owner)
+    engine = cast("Generator", desk.engine)
+    prompts = _asked(task, desk.store, teacher)
+    stored = _answered_before(task, desk.store, {prompt.id for prompt in prompts})
+    groups = range(len(teacher.config.sampling))
+    missing = [(prompt, group) for prompt in prompts if prompt.id not in stored for group in groups]
+    made = await in_flight(
+        missing, lambda item: _answer(engine, teacher, *item), engine.max_in_flight
+    )
+    fresh: dict[str, list[_Answer]] = {}
+    for (prompt, _), answers in zip(missing, made, strict=True):
+        fresh.setdefault(prompt.id, []).extend(answers)
+    table = pa.concat_tables(
+        [_candidates(prompts, fresh, teacher), *(stored[p.id] for p in prompts if p.id in stored)]
+    )
+    if stored:
+        table = _in_order(table, prompts)
+    return _publish_candidates(task, desk, teacher, engine, table, len(prompts))
+
+
+def _publish_candidates(
+    task: Task, desk: Desk, teacher: Teacher, engine: Generator, table: pa.Table, prompts: int
+) -> Report:
+    samples = sum(group.n for group in teacher.config.sampling)
+    if table.num_rows != prompts * samples:
+        raise StageError(
+            f"{table.num_rows} candidates where {prompts} prompts x {samples} samples are wanted"
+        )
+    counts = {
+        "errors": table["error"].length() - table["error"].null_count,
+        "prompt_tokens": _total(table, "prompt_tokens"),
+        "completion_tokens": _total(table, "completion_tokens"),
+    }
+    note = {"key": task.key, "teacher": task.owner, "made_with": engine.provenance(), **counts}
+    desk.store.publish(task.output, table.combine_chunks(), note)
+    return Report(table.num_rows, **counts)
+
+
+def _total(table: pa.Table, column: str) -> int:
+    return pc.sum(table[column]).as_py() or 0
+
+
+def _asked(task: Task, store: Store, teacher: Teacher) -> list[Prompt]:
+    """The teacher's prompts of the shard, with its system prompt where they have none."""
+    shard, routes = (store.read(path).table for path in task.inputs)
+    ids, languages, messages = (
+        shard[name].to_pylist() for name in ("prompt_id", "language", "messages")
+    )
+    if ids != routes["prompt_id"].to_pylist():
+        raise StageError(f"{task.inputs[1]} does not route the prompts of {task.inputs[0]}")
+    prompts = []
+    for key, language, turns, owners in zip(
+        ids, languages, messages, routes["teachers"].to_pylist(), strict=True
+    ):
+        if task.owner in owners:
+            system = for_language(teacher.config.system, language)
+            if system and turns[0]["role"] != "system":
+                turns = [{"role": "system", "content": system}, *turns]
+            prompts.append(Prompt(key, language, turns))
+    return prompts
+
+
+def _answered_before(task: Task, store: Store, wanted: set[str]) -> dict[str, pa.Table]:
+    """Candidates in this teacher's other files of the same shard, by prompt id.
+
+    They are there when the teacher was once asked fewer or other prompts of the shard; the folder's
+    fingerprint says that they are what it would answer now.
+    """
+    found: dict[str, pa.Table] = {}
+    folder = task.output.rsplit("/", 1)[0]
+    for path in sorted(store.files_in(folder)):
+        if shard_number(path) == task.shard and path != task.output:
+            table = store.read(path).table
+            starts: dict[str, list[int]] = {}
+            for row, key in enumerate(table["prompt_id"].to_pylist()):
+                starts.setdefault(key, []).append(row)
+            for key, rows in starts.items():
+                if key in wanted:
+                    found.setdefault(key, table.slice(rows[0], len(rows)))
+    return found
+
+
+def _in_order(table: pa.Table, prompts: list[Prompt]) -> pa.Table:
+    """Candidates in the order of their prompts, samples in order."""
+    place = {prompt.id: number for number, prompt in enumerate(prompts)}
+    keys = table["prompt_id"].to_pylist()
+    samples = table["sample"].to_pylist()
+    rows = sorted(range(len(keys)), key=lambda row: (place[keys[row]], samples[row]))
+    return table.take(pa.array(rows, pa.int64()))
+
+
+class _Answer(NamedTuple):
+    sampling: int
+    seed: int
+    completion: Completion | None
+    error: str | None
+
+
+async def _answer(engine: Generator, teacher: Teacher, prompt: Prompt, group: int) -> list[_Answer]:
+    """All completions of one sampling group for one prompt."""
+    sampling = teacher.config.sampling[group]
+    first = sum(earlier.n for earlier in teacher.config.sampling[:group])
+    base = teacher.seed if sampling.seed is None else sampling.seed
+    seeds = [
+        derive_seed(base, prompt.id, teacher.fingerprint, first + number)
+        for number in range(sampling.n)
+    ]
+    try:
+        completions = await engine.generate(prompt, sampling, seeds)
+    except ItemError as error:
+        return [_Answer(group, seed, None, str(error) or "refused") for seed in seeds]
+    if len(completions) != sampling.n:
+        raise EngineError(
+            f"the engine gave {len(completions)} completions where {sampling.n} were asked for"
+        )
+    pairs = zip(seeds, completions, strict=True)
+    return [_Answer(group, seed, completion, None) for seed, completion in pairs]
+
+
+_FAILED = Completion("", "error", 0, 0)
+
+
+def _candidates(
+    prompts: list[Prompt], answers: dict[str, list[_Answer]], teacher: Teacher
+) -> pa.Table:
+    """The CANDIDATES table of what was just generated, in the order of prompts and samples."""
+    samples = range(sum(group.n for group in teacher.config.sampling))
+    asked = [prompt.id for prompt in prompts if prompt.id in answers]
+    flat = [answer for key in asked for answer in answers[key]]
+    done = [answer.completion or _FAILED for answer in flat]
+    columns: list[list[Any]] = [
+        [key for key in asked for _ in samples],
+        [sample for _ in asked for sample in samples],
+        [answer.sampling for answer in flat],
+        [None if answer.completion is None else answer.completion.text for answer in flat],
+        [completion.finish_reason for completion in done],
+        [completion.prompt_tokens for completion in done],
+        [completion.completion_tokens for completion in done],
+        [answer.seed for answer in flat],
+        [answer.error for answer in flat],
+    ]
+    return _as_table(columns, CANDIDATES)
+
+
+async def score(task: Task, desk: Desk) -> Report:
+    """The Arbiter judges one teacher's candidates of one shard; gates are recorded beside."""
+    scorer = cast("Scorer", desk.engine)
+    shard = desk.store.read(task.inputs[0], columns=["prompt_id", "language", "messages"]).table
+    candidates = desk.store.read(task.inputs[1])
+    keys, samples, texts, reasons = (
+        candidates.table[name].to_pylist()
+        for name in ("prompt_id", "sample", "completion", "finish_reason")
+    )
+    columns = (shard[name].to_pylist() for name in ("prompt_id", "language", "messages"))
+    asked = {row[0]: Prompt(*row) for row in zip(*columns, strict=True)}
+    pairs = list(zip(keys, texts, strict=True))
+    verdicts = await in_flight(
+        pairs, lambda pair: judge(scorer, asked[pair[0]], pair[1]), scorer.max_in_flight
+    )
+    judged: list[list[Any]] = [
+        keys,
+        samples,
+        [verdict.score for verdict in verdicts],
+        [
+            [] if text is None else gates.failed(text, reason)
+            for text, reason in zip(texts, reasons, strict=True)
+        ],
+        [verdict.error for verdict in verdicts],
+    ]
+    table = _as_table(judged, SCORES)
+    errors = table.num_rows - table["error"].null_count
+    note: dict[str, Any] = {"key": task.key, "arbiter": task.owner}
+    note["candidates"] = candidates.digest
+    note |= {"errors": errors, "made_with": scorer.provenance()}
+    desk.store.publish(task.output, table, note)
+    return Report(table.num_rows, errors)
+
+
+async def select(task: Task, desk: Desk) -> Report:
+    """Writes the product of one shard, and before it what was lost."""
+    store = desk.store
+    prompts = store.read(task.inputs[0]).table
+    parts = [
+        _part(store, desk.components, answers, judged)
+        for answers, judged in zip(task.inputs[1::2], task.inputs[2::2], strict=True)
+    ]
+    selected, lost = product.build(prompts, parts, desk.components, desk.config.gates.enforced())
+    aside = quarantine_of(task.output)
+    if lost.num_rows or store.path(aside).exists():
+        store.publish(aside, lost, {"key": task.key})
+    note = {"key": task.key, "prompts": prompts.num_rows, "quarantined": lost.num_rows}
+    published = store.publish(task.output, selected, note)
+    facts = {"sha256": published.digest, "size_bytes": published.size_bytes}
+    return Report(selected.num_rows, lost.num_rows, facts=facts)
+
+
+def _part(store: Store, components: Components, answers: str, judged: str) -> product.Part:
+    candidates, scores = store.read(answers), store.read(judged)
+    if scores.footer.get("candidates") != candidates.digest:
+        raise StaleInputError(judged, answers)
+    teacher = components.teacher(candidates.footer["teacher"])
+    return product.Part(teacher, candidates.table, scores.table)
+
+
+async def in_flight(items: Sequence[T], work: Callable[[T], Awaitable[R]], limit: int) -> list[R]:
+    """Does all items, at most `limit` at once; results in the items' order.
+
+    A few workers take items in turn, so that an engine that answers at once costs no task per item.
+    The first exception ends the others and is raised as it is.
+    """
+    results: list[Any] = [None] * len(items)
+    queue = iter(range(len(items)))
+
+    async def worker() -> None:
+        for number in queue:
+            results[number] = await work(items[number])
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(limit, len(items))):
+                group.create_task(worker())
+    except BaseExceptionGroup as error:
+        raise error.exceptions[0] from error
+    return results
+
+
+def _as_table(columns: list[list[Any]], schema: pa.Schema) -> pa.Table:
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+STAGES: dict[str, Callable[[Task, Desk], Awaitable[Report]]] = {
+    "read": read,
+    "route": route,
+    "generate": generate,
+    "score": score,
+    "select": select,
+}

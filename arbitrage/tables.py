@@ -1,0 +1,198 @@
+"""Turns summaries, plans and prompts into what a terminal shows; prints nothing itself.
+
+Fits 80 columns. Text of models and users is text: no markup, control characters made visible.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from arbitrage.stats import Moments
+
+if TYPE_CHECKING:
+    from arbitrage.summary import LanguageResult, Summary
+    from arbitrage.views import Preview, Shown, Status
+
+PLUS_MINUS = "\u00b1"
+SHOWN_SOURCES = 5
+
+
+def of_summary(summary: Summary) -> Group:
+    """The end of a run: winners, ledger, remarks, and where the product is."""
+    parts: list[RenderableType] = []
+    if summary.languages:
+        parts += [_winners(summary), Text()]
+    parts.append(Text(_ledger_line(summary)))
+    for what, counts in _remarks(summary).items():
+        told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        parts.append(Text(f"{what}: {told}"))
+    if summary.ledger.selected:
+        code = f"  import pandas as pd\n  rows = pd.read_parquet({summary.product!r})"
+        parts += [Text(f"\nproduct: {summary.product}", style="bold"), Text(code)]
+    return Group(*parts)
+
+
+def _winners(summary: Summary) -> Table:
+    """Who won where, and what choosing per prompt adds over the language's best teacher."""
+    table = _table("language", "family", prompts=1, reward=1, best=0, gain=1, won=0)
+    table.columns[4].header = "best teacher alone"
+    table.columns[5].header = "gain (95 %)"
+    for row in summary.languages:
+        table.add_row(*_language_cells(row))
+    if len(summary.languages) > 1:
+        table.add_section()
+        table.add_row(*_total_cells(summary), style="bold")
+    return table
+
+
+def _table(*left: str, **columns: int) -> Table:
+    """A plain table; the keyword columns say whether they are flushed right."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in left:
+        table.add_column(name, no_wrap=True)
+    for name, right in columns.items():
+        table.add_column(name.replace("_", " "), justify="right" if right else "left")
+    return table
+
+
+def _language_cells(row: LanguageResult) -> list[str | Text]:
+    best = row.best_alone
+    alone = row.teachers[best] if best else None
+    wins = {name: result.wins for name, result in row.teachers.items()}
+    return [
+        row.language,
+        row.family,
+        f"{row.prompts:,}",
+        f"{row.reward.mean:.3f}",
+        f"{alone.alone.mean:.3f} {best}" if alone else "",
+        _interval(alone.gain) if alone else "",
+        _shares(wins, row.prompts),
+    ]
+
+
+def _total_cells(summary: Summary) -> list[str | Text]:
+    reward, gain = Moments(), Moments()
+    wins = dict.fromkeys(summary.teachers, 0)
+    for row in summary.languages:
+        reward.add(row.reward.count, row.reward.total, row.reward.squares)
+        if row.best_alone:
+            part = row.teachers[row.best_alone].gain
+            gain.add(part.count, part.total, part.squares)
+        for name, result in row.teachers.items():
+            wins[name] += result.wins
+    told = f"{reward.mean - gain.mean:.3f} per language"
+    shares = _shares(wins, reward.count)
+    return ["all", "", f"{reward.count:,}", f"{reward.mean:.3f}", told, _interval(gain), shares]
+
+
+def _shares(wins: dict[str, int], prompts: int) -> Text:
+    """The teachers' shares of prompts won, largest first."""
+    ranked = sorted(wins.items(), key=lambda item: (-item[1], item[0]))
+    told = Text()
+    for place, (name, count) in enumerate(ranked):
+        told.append("" if place == 0 else ", ")
+        told.append(f"{name} {count / prompts:.0%}", style="green" if place == 0 else "")
+    return told
+
+
+def _interval(gain: Moments) -> str:
+    half = gain.half_width
+    return f"{gain.mean:+.3f}" + ("" if math.isnan(half) else f" {PLUS_MINUS}{half:.3f}")
+
+
+def _ledger_line(summary: Summary) -> str:
+    ledger = summary.ledger
+    refused = sum(ledger.refused.values())
+    lost = sum(ledger.quarantined.values())
+    tail = f" + {ledger.unfinished:,} unfinished" if ledger.unfinished else ""
+    return (
+        f"ledger: {ledger.rows_read:,} rows read, {refused:,} refused; "
+        f"{ledger.prompts:,} prompts = {ledger.selected:,} selected + {lost:,} quarantined{tail}"
+    )
+
+
+def _remarks(summary: Summary) -> dict[str, dict[str, int]]:
+    ledger = summary.ledger
+    told = {
+        "refused rows": ledger.refused,
+        "quarantined prompts": ledger.quarantined,
+        "declared languages that the text contradicts": ledger.contradicted,
+    }
+    told |= {f"gates failed by {name}": counts for name, counts in summary.gates.items()}
+    return {what: counts for what, counts in told.items() if counts}
+
+
+def of_plan(found: Preview) -> Group:
+    """What a run would do, or that there is nothing to do."""
+    if found.is_empty:
+        done = f"nothing to do: {found.prompts:,} prompts are complete in {found.run}"
+        return Group(Text(done))
+    table = _table("stage", "by", shards_to_do=1, prompts=1, shards_stored=1)
+    for role in found.roles:
+        counts = (f"{number:,}" for number in (role.tasks, role.prompts, role.stored))
+        table.add_row(role.stage, role.name, *counts)
+    changed = [
+        Text(f"{role.name}: made anew because {change}")
+        for role in found.roles
+        for change in role.changed
+    ]
+    return Group(table, *changed, *_unread(found))
+
+
+def _unread(found: Preview) -> list[Text]:
+    if not found.unread:
+        return []
+    shown = ", ".join(found.unread[:SHOWN_SOURCES])
+    more = " ..." if len(found.unread) > SHOWN_SOURCES else ""
+    return [Text(f"{len(found.unread)} sources have new or changed rows to read: {shown}{more}")]
+
+
+def of_status(found: Status) -> Group:
+    """How far a run is."""
+    state = f"running ({found.holder})" if found.running else "not running"
+    last = found.last_event
+    ago = f", last event {last['event']} {found.seconds_since_event:,.0f} s ago" if last else ""
+    unrouted = f", {found.unrouted} not routed yet" if found.unrouted else ""
+    table = _table("stage", "by", shards=1, rows=1, errors=1, tokens=1)
+    for role in found.roles:
+        tokens = f"{role.completion_tokens:,}" if role.stage == "generate" else ""
+        done = f"{role.done:,}/{role.known:,}"
+        table.add_row(role.stage, role.name, done, f"{role.rows:,}", f"{role.errors:,}", tokens)
+    return Group(
+        Text(f"{found.run}: {state}{ago}"),
+        Text(f"{found.prompts:,} prompts in {found.shards:,} shards{unrouted}"),
+        table,
+    )
+
+
+def of_prompt(found: Shown) -> Group:
+    """A prompt and all its candidates, the chosen one marked."""
+    prompt = found.prompt
+    own = f" (yours: {prompt['user_id']})" if prompt["user_id"] else ""
+    head = f"{prompt['prompt_id']}{own}  {prompt['language']}, {prompt['language_source']}"
+    parts = [harmless(head, "bold")]
+    parts += [harmless(f"{turn['role']}: {turn['content']}") for turn in prompt["messages"]]
+    chosen = found.selected or {}
+    for row in found.candidates:
+        mine = (row["teacher"], row["sample"]) == (chosen.get("teacher"), chosen.get("sample"))
+        score = "no score" if row["score"] is None else f"{row['score']:.4f}"
+        told = [f"{'*' if mine else ' '} {row['teacher']} #{row['sample']}", score]
+        told += [row["finish_reason"], f"{row['completion_tokens']} tokens"]
+        told += [f"fails {', '.join(row['gates'])}"] if row["gates"] else []
+        told += [row["error"]] if row["error"] else []
+        parts += [Text(), harmless("  ".join(told), "green" if mine else "bold")]
+        parts += [harmless(row["completion"])] if row["completion"] else []
+    if found.quarantined:
+        parts += [Text(), harmless(f"quarantined: {found.quarantined}", "red")]
+    return Group(*parts)
+
+
+def harmless(text: str, style: str = "") -> Text:
+    """Text of others: no markup, and control characters shown instead of obeyed."""
+    kept = (c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return Text("".join(kept), style=style)

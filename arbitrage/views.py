@@ -1,0 +1,258 @@
+"""What `plan`, `status` and `show` say, as plain data; reads files only and starts nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arbitrage import manifest, prompts
+from arbitrage.components import Components, resolve
+from arbitrage.config import RunConfig
+from arbitrage.errors import InputError, StoreError, UsageError
+from arbitrage.plan import STAGES, Planner, ShardState, nearest_identity, read_state
+from arbitrage.stages import routes_of
+from arbitrage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass
+class RolePlan:
+    """Work of one teacher or the Arbiter: shards and prompts still to do, shards stored."""
+
+    name: str
+    stage: str
+    tasks: int = 0
+    prompts: int = 0
+    stored: int = 0
+    changed: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Preview:
+    """What `run` would do."""
+
+    run: str
+    unread: list[str]
+    prompts: int
+    roles: list[RolePlan]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.unread and not any(role.tasks for role in self.roles)
+
+
+def preview(config: RunConfig) -> Preview:
+    """Plans as `run` would, routing in memory; writes nothing."""
+    components = resolve(config)
+    store = Store(Path(config.run))
+    prompt_set = prompts.find(config.prompts, components.covered, store)
+    prompts.survey(prompt_set)
+    planner, shards = read_state(components, store)
+    roles = _roles(components)
+    for shard in shards:
+        _count_shard(planner, shard, store, roles)
+    for (stage, owner), role in roles.items():
+        kind = {"generate": "candidates", "score": "scores"}.get(stage)
+        part = next((t for t in components.teachers if t.fingerprint == owner), components.arbiter)
+        if kind and role.tasks and not role.stored:
+            role.changed = _changes(store, kind, part.identity)
+    unread = [source.name for source in prompt_set.unread]
+    total = sum(shard.rows for shard in shards)
+    return Preview(str(store.root), unread, total, list(roles.values()))
+
+
+def _roles(components: Components) -> dict[tuple[str, str], RolePlan]:
+    roles = {("route", ""): RolePlan("router", "route")}
+    for teacher in components.teachers:
+        roles["generate", teacher.fingerprint] = RolePlan(teacher.name, "generate")
+    arbiter = components.arbiter
+    roles["score", arbiter.fingerprint] = RolePlan(arbiter.name, "score")
+    roles["select", ""] = RolePlan(components.selector.name, "select")
+    return roles
+
+
+def _count_shard(
+    planner: Planner,
+    shard: ShardState,
+    store: Store,
+    roles: dict[tuple[str, str], RolePlan],
+) -> None:
+    missing = []
+    if shard.routed is None:
+        route = planner.route_task(shard)
+        missing.append(route)
+        table = store.read(shard.path, columns=["prompt_id", "language"]).table
+        shard.routed = routes_of(table, planner.components)[0]
+        planner.record(route)
+    missing += planner.tasks(shard)
+    for task in missing:
+        role = roles[task.stage, task.owner if task.stage in ("generate", "score") else ""]
+        role.tasks += 1
+        role.prompts += task.rows
+    for task in (task for pair in planner.pairs(shard) for task in pair):
+        roles[task.stage, task.owner].stored += planner.is_done(task)
+
+
+def _changes(store: Store, kind: str, identity: dict[str, Any]) -> list[str]:
+    """How a component without files differs from the nearest one that has some."""
+    earlier = [note["identity"] for note in manifest.identities(store, kind)]
+    return nearest_identity(identity, [old for old in earlier if old != identity])
+
+
+@dataclass
+class RoleStatus:
+    """Stored work of one role: shards done of those known, rows, tokens, errors."""
+
+    name: str
+    stage: str
+    done: int = 0
+    known: int = 0
+    rows: int = 0
+    errors: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass
+class Status:
+    """A run as its files tell."""
+
+    run: str
+    running: bool
+    holder: str | None
+    prompts: int
+    shards: int
+    unrouted: int
+    roles: list[RoleStatus]
+    last_event: dict[str, Any] | None
+    seconds_since_event: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def open_run(place: Path) -> tuple[Store, Components]:
+    """A run directory, or the config that names one. Raises UsageError where there is no run."""
+    store = Store(place)
+    if not store.exists():
+        raise UsageError(f"{place} is no run directory; `arbitrage run CONFIG.yaml` makes one")
+    told = store.read_json("run.json")
+    try:
+        config = RunConfig.model_validate(told["config"])
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{place}/run.json was written by another version: {error}") from error
+    return store, resolve(config, told["fingerprints"])
+
+
+def status(place: Path) -> Status:
+    """Counts what is stored, from listings and footers."""
+    store, components = open_run(place)
+    planner, shards = read_state(components, store)
+    roles = {
+        **{t.fingerprint: RoleStatus(t.name, "generate") for t in components.teachers},
+        components.arbiter.fingerprint: RoleStatus(components.arbiter.name, "score"),
+        "": RoleStatus(components.selector.name, "select", known=len(shards)),
+    }
+    files: dict[str, list[str]] = {owner: [] for owner in roles}
+    for shard in shards:
+        for task in (task for pair in planner.pairs(shard) for task in pair):
+            roles[task.owner].known += 1
+            if planner.is_done(task):
+                files[task.owner].append(task.output)
+        if not any(task.stage in STAGES[1:] for task in planner.tasks(shard)):
+            folder = planner.folder_of(components.selector)
+            files[""].append(f"{folder}/{shard.number:05d}.parquet")
+    for owner, paths in files.items():
+        _add_footers(roles[owner], list(store.footers(paths).values()))
+    last = None
+    for event in store.events():
+        last = event
+    return Status(
+        str(store.root),
+        running := store.is_held(),
+        store.holder() if running else None,
+        sum(shard.rows for shard in shards),
+        len(shards),
+        sum(shard.routed is None for shard in shards),
+        list(roles.values()),
+        last,
+        round(time.time() - last["time"], 1) if last else None,
+    )
+
+
+def _add_footers(role: RoleStatus, notes: Sequence[dict[str, Any]]) -> None:
+    totals: Counter[str] = Counter()
+    for note in notes:
+        for name in ("rows", "errors", "completion_tokens"):
+            totals[name] += note.get(name, 0)
+    role.done = len(notes)
+    role.rows, role.errors = totals["rows"], totals["errors"]
+    role.completion_tokens = totals["completion_tokens"]
+
+
+@dataclass
+class Shown:
+    """One prompt with every candidate, best first."""
+
+    prompt: dict[str, Any]
+    candidates: list[dict[str, Any]]
+    selected: dict[str, Any] | None
+    quarantined: str | None
+
+
+def show(place: Path, prefix: str) -> Shown:
+    """Finds a prompt by id, or the start of one, or the user's own id. Raises InputError."""
+    store, components = open_run(place)
+    planner, shards = read_state(components, store)
+    shard, prompt = _find(store, shards, prefix)
+    key = prompt["prompt_id"]
+    candidates: list[dict[str, Any]] = []
+    for generate, score in planner.pairs(shard):
+        if planner.is_done(generate):
+            judged = store.read(score.output).table if planner.is_done(score) else None
+            name = components.teacher(generate.owner).name
+            candidates += _candidates(store.read(generate.output).table, judged, key, name)
+    candidates.sort(key=lambda row: (bool(row["gates"]), -(row["score"] or float("-inf"))))
+    folder = planner.folder_of(components.selector)
+    product = f"{folder}/{shard.number:05d}.parquet"
+    selected = quarantined = None
+    if product in planner.selected:
+        rows = store.read(product).table.to_pylist()
+        selected = next((row for row in rows if row["prompt_id"] == key), None)
+        aside = f"quarantine/select/{product.removeprefix('selected/')}"
+        if selected is None and store.path(aside).exists():
+            lost = store.read(aside).table.to_pylist()
+            quarantined = next((r["reason"] for r in lost if r["prompt_id"] == key), None)
+    return Shown(prompt, candidates, selected, quarantined)
+
+
+def _find(store: Store, shards: list[ShardState], prefix: str) -> tuple[ShardState, dict[str, Any]]:
+    found = []
+    for shard in shards:
+        table = store.read(shard.path, columns=["prompt_id", "user_id"]).table
+        ids, own = table["prompt_id"].to_pylist(), table["user_id"].to_pylist()
+        rows = [n for n, key in enumerate(ids) if key.startswith(prefix) or own[n] == prefix]
+        found += [(shard, row) for row in rows]
+    if not found:
+        raise InputError(f"no prompt of this run has an id that is or begins with {prefix!r}")
+    if len(found) > 1:
+        raise InputError(f"{len(found)} prompts have an id that begins with {prefix!r}; give more")
+    shard, row = found[0]
+    return shard, store.read(shard.path).table.slice(row, 1).to_pylist()[0]
+
+
+def _candidates(table: Any, judged: Any, key: str, teacher: str) -> list[dict[str, Any]]:
+    rows = []
+    verdicts = judged.to_pylist() if judged is not None else [{}] * table.num_rows
+    for row, verdict in zip(table.to_pylist(), verdicts, strict=True):
+        if row["prompt_id"] == key:
+            error = row["error"] or verdict.get("error")
+            told = {"score": verdict.get("score"), "gates": verdict.get("gates") or []}
+            rows.append({"teacher": teacher, **row, **told, "error": error})
+    return rows
