@@ -271,6 +271,9 @@ class SourceConfig(Block):
     quoting: bool = Field(True, description="false: quotation marks in a CSV/TSV are literal")
     language: str | None = Field(None, description="language of all rows; wins over a column")
     columns: Columns | None = Field(None, description="instead of the columns of `prompts:`")
+    folder: str | None = incidental(
+        None, description="where the config file lies; sources are named relative to it"
+    )
 
     @field_validator("language")
     @classmethod

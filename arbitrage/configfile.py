@@ -111,6 +111,8 @@ def _anchor_paths(raw: dict[str, Any], folder: Path) -> None:
     for source in sources if isinstance(sources, list) else []:
         _anchor(source, "path", folder)
         _anchor(source, "dataset", folder, only_if_there=True)
+        if isinstance(source, dict):
+            source["folder"] = str(folder)
     teachers = raw.get("teachers")
     served = list(teachers.values()) if isinstance(teachers, dict) else []
     for block in [*served, raw.get("arbiter")]:

@@ -19,8 +19,9 @@ from typing import Any, Final, NamedTuple
 
 # Measured with py3langid 0.4.0 on the 2,750 MGSM questions (11 languages) and the 324 quickstart
 # prompts (27), whole, cut to 100, 40 and 20 characters, and as windows of 8 to 150 characters.
-# A glance of 60 characters names the right language for 99.7%, the full look for 99.9%.
-GLANCE_CHARS: Final = 60
+# A glance of 40 characters names the right language for 98.9%, the full look for 99.9%; where the
+# glance is wrong it only costs the full look.
+GLANCE_CHARS: Final = 40
 LOOK_CHARS: Final = 400
 # "OK" scores 0.02, "New York" 0.06, "Harry Potter" 0.09; of the whole prompts, none below 0.4.
 MIN_CONFIDENCE: Final = 0.1
@@ -115,6 +116,7 @@ class Detector:
     """Names the language of a text with py3langid, among the languages of the table."""
 
     _identifier: Any
+    _quick: Any
     _code_of: dict[str, str | None]
     _reachable: frozenset[str | None]
 
@@ -129,6 +131,15 @@ class Detector:
         # Rows in memory order and as float32: the same answers at nearly twice the speed.
         identifier.nb_ptc = identifier.nb_ptc.astype("float32", order="C")
         self._identifier = identifier
+        # A glance needs the winner alone: the same weights without the softmax, at half the cost.
+        self._quick = langid.LanguageIdentifier(
+            identifier.nb_ptc,
+            identifier.nb_pc,
+            identifier.nb_classes,
+            identifier.tk_nextmove,
+            identifier.tk_output,
+            tk_row=identifier.tk_row,
+        )
 
     def detect(self, text: str) -> Detection:
         """The language of the opening of `text`; None without letters or without a lead."""
@@ -153,7 +164,7 @@ class Detector:
         return found if _surely_not(expected, found, shares) else None
 
     def _glance(self, excerpt: str) -> str | None:
-        label, _ = self._identifier.classify(excerpt)
+        label, _ = self._quick.classify(excerpt)
         return self._code_of[label]
 
     def _shares(self, text: str) -> dict[str | None, float]:

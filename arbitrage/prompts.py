@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -346,5 +346,5 @@ def _publish_refused(store: Store, source: Source, refused: list[Refused]) -> No
 
 def _remember(store: Store, tallies: dict[str, Tally]) -> None:
     memo = store.read_json(MEMO) or {}
-    memo.update({name: asdict(tally) for name, tally in tallies.items()})
+    memo.update({name: vars(tally) for name, tally in tallies.items()})
     store.write_text(MEMO, json.dumps(memo, indent=1, sort_keys=True) + "\n")

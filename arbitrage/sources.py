@@ -10,6 +10,7 @@ import csv
 import glob
 import gzip
 import json
+import os
 import re
 import zlib
 from pathlib import Path
@@ -39,9 +40,14 @@ MAX_CSV_FIELD_CHARS = 2**30
 
 
 class Source(NamedTuple):
-    """One file or dataset. `language` is set where it holds for every row."""
+    """One file or dataset.
+
+    `name` is relative to the config, so that a project can move; `place` is where to open it.
+    `language` is set where it holds for every row.
+    """
 
     name: str
+    place: str
     format: str
     config: SourceConfig
     columns: Columns
@@ -67,8 +73,8 @@ def expand(config: PromptsConfig) -> list[Source]:
     for item in config.sources:
         columns = item.columns or config.columns
         if item.dataset is not None:
-            name = "/".join(part for part in (item.dataset, item.subset, item.split) if part)
-            found.append(Source(name, "dataset", item, columns, item.language))
+            name = "/".join(filter(None, (_name(item.dataset, item), item.subset, item.split)))
+            found.append(Source(name, item.dataset, "dataset", item, columns, item.language))
         else:
             found += _expand_path(str(item.path), item, columns)
     return list({source.name: source for source in found}.values())
@@ -78,7 +84,7 @@ def _expand_path(pattern: str, item: SourceConfig, columns: Columns) -> list[Sou
     folder = Path(pattern)
     if any((folder / name).exists() for name in SAVED_DATASET):
         saved = item.model_copy(update={"dataset": pattern, "path": None})
-        return [Source(pattern, "dataset", saved, columns, item.language)]
+        return [Source(_name(pattern, item), pattern, "dataset", saved, columns, item.language)]
     if folder.is_dir():
         paths = sorted(p for p in folder.rglob("*") if _format(p) and p.is_file())
     else:
@@ -98,7 +104,14 @@ def _file_source(path: Path, pattern: str, item: SourceConfig, columns: Columns)
     if not kind:
         raise InputError(f"{path}: its format is not known by its ending; set `format:`")
     language = item.language or _language_in(path, pattern)
-    return Source(str(path), kind, item, columns, language)
+    return Source(_name(str(path), item), str(path), kind, item, columns, language)
+
+
+def _name(place: str, item: SourceConfig) -> str:
+    """What a source is called in the store: its path from the config file's folder."""
+    if item.folder is None or not Path(place).is_absolute():
+        return place
+    return Path(os.path.relpath(place, item.folder)).as_posix()
 
 
 def _format(path: Path) -> str:
@@ -125,12 +138,16 @@ def signature(source: Source) -> str:
 
     Files: size and modification time. Datasets: their own fingerprint.
     """
-    told = [source.format, source.config.model_dump(mode="json"), source.columns.model_dump()]
-    folder = Path(source.config.dataset or source.name)
+    reading = source.config.model_dump(mode="json", exclude={"path", "dataset", "folder"})
+    told = [source.format, reading, source.columns.model_dump()]
+    folder = Path(source.place)
     if source.format == "dataset" and not folder.is_dir():
         return fingerprint([*told, str(_dataset(source)._fingerprint)])
     files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
-    states = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    states = [
+        [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in files
+    ]
     return fingerprint([*told, states])
 
 
@@ -151,10 +168,10 @@ def _known_columns(source: Source) -> list[str] | None:
     """Column names where the format has them; none for JSON lines, which differ row by row."""
     try:
         if source.format == "parquet":
-            return list(pq.read_schema(source.name).names)
+            return list(pq.read_schema(source.place).names)
         if source.format == "dataset":
             return list(_dataset(source).column_names)
-        with _open(source.name) as file:
+        with _open(source.place) as file:
             if source.format == "jsonl":
                 file.read(1)
                 return None
@@ -180,7 +197,7 @@ def rows(source: Source, only: str | None = None) -> Iterator[Row]:
 
 def _jsonl(source: Source, only: str | None) -> Iterator[Row]:
     del only
-    with _open(source.name) as file:
+    with _open(source.place) as file:
         for line, data in enumerate(file, start=1):
             data = data.removeprefix(b"\xef\xbb\xbf") if line == 1 else data
             if data.strip():
@@ -202,7 +219,7 @@ def _json_row(line: int, data: bytes) -> Row:
 
 def _table_text(source: Source, only: str | None) -> Iterator[Row]:
     del only
-    with _open(source.name) as file:
+    with _open(source.place) as file:
         reader = _csv_reader(file, source)
         names: Sequence[str] = source.config.names or next(reader, [])
         for values in reader:
@@ -235,7 +252,7 @@ def _open(name: str) -> IO[bytes]:
 
 def _parquet(source: Source, only: str | None) -> Iterator[Row]:
     line = 0
-    with pq.ParquetFile(source.name) as file:
+    with pq.ParquetFile(source.place) as file:
         columns = [only] if only in file.schema_arrow.names else None
         for batch in file.iter_batches(PARQUET_BATCH_ROWS, columns=columns):
             for row in _batch_rows(batch, line):

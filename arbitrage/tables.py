@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 PLUS_MINUS = "\u00b1"
 SHOWN_SOURCES = 5
+LEGEND = (
+    "alone: mean reward of the language's best single teacher; gain: what choosing per prompt adds "
+    "to it, with its 95 % interval"
+)
 
 
 def of_summary(summary: Summary) -> Group:
     """The end of a run: winners, ledger, remarks, and where the product is."""
     parts: list[RenderableType] = []
     if summary.languages:
-        parts += [_winners(summary), Text()]
+        parts += [_winners(summary), Text(), _won_overall(summary), Text(LEGEND, style="dim")]
     parts.append(Text(_ledger_line(summary)))
     for what, counts in _remarks(summary).items():
         told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
@@ -39,9 +43,9 @@ def of_summary(summary: Summary) -> Group:
 
 def _winners(summary: Summary) -> Table:
     """Who won where, and what choosing per prompt adds over the language's best teacher."""
-    table = _table("language", "family", prompts=1, reward=1, best=0, gain=1, won=0)
-    table.columns[4].header = "best teacher alone"
-    table.columns[5].header = "gain (95 %)"
+    table = _table("lang", prompts=1, reward=1, alone=1, gain=1, won=0)
+    for column in table.columns:
+        column.no_wrap = True
     for row in summary.languages:
         table.add_row(*_language_cells(row))
     if len(summary.languages) > 1:
@@ -66,28 +70,32 @@ def _language_cells(row: LanguageResult) -> list[str | Text]:
     wins = {name: result.wins for name, result in row.teachers.items()}
     return [
         row.language,
-        row.family,
         f"{row.prompts:,}",
         f"{row.reward.mean:.3f}",
-        f"{alone.alone.mean:.3f} {best}" if alone else "",
+        f"{alone.alone.mean:.3f}" if alone else "",
         _interval(alone.gain) if alone else "",
         _shares(wins, row.prompts),
     ]
 
 
-def _total_cells(summary: Summary) -> list[str | Text]:
+def _total_cells(summary: Summary) -> list[str]:
     reward, gain = Moments(), Moments()
-    wins = dict.fromkeys(summary.teachers, 0)
     for row in summary.languages:
         reward.add(row.reward.count, row.reward.total, row.reward.squares)
         if row.best_alone:
             part = row.teachers[row.best_alone].gain
             gain.add(part.count, part.total, part.squares)
+    alone = f"{reward.mean - gain.mean:.3f}"
+    return ["all", f"{reward.count:,}", f"{reward.mean:.3f}", alone, _interval(gain)]
+
+
+def _won_overall(summary: Summary) -> Text:
+    wins = dict.fromkeys(summary.teachers, 0)
+    for row in summary.languages:
         for name, result in row.teachers.items():
             wins[name] += result.wins
-    told = f"{reward.mean - gain.mean:.3f} per language"
-    shares = _shares(wins, reward.count)
-    return ["all", "", f"{reward.count:,}", f"{reward.mean:.3f}", told, _interval(gain), shares]
+    prompts = sum(row.prompts for row in summary.languages)
+    return Text("won overall: ").append_text(_shares(wins, prompts))
 
 
 def _shares(wins: dict[str, int], prompts: int) -> Text:
