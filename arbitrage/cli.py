@@ -25,6 +25,7 @@ from arbitrage.errors import ArbitrageError, Stopped, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from arbitrage.progress import Progress
     from arbitrage.summary import Summary
 
 app = typer.Typer(
@@ -120,8 +121,9 @@ def run(
     from arbitrage.progress import Progress
 
     loaded = load(config, overrides or ())
-    with _stop_on_signals() as stop:
-        summary = pipeline.run(loaded, Progress(quiet=quiet), stop, strict=strict)
+    progress = Progress(quiet=quiet)
+    with _stop_on_signals(progress) as stop:
+        summary = pipeline.run(loaded, progress, stop, strict=strict)
     if as_json:
         print(json.dumps(summary.as_dict(), indent=1))
     elif not quiet:
@@ -130,7 +132,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
+def _stop_on_signals(progress: Progress) -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set; the second one raises Stopped where the driver is."""
     stop = threading.Event()
 
@@ -142,7 +144,7 @@ def _stop_on_signals() -> Iterator[threading.Event]:
             )
         stop.set()
         name = "Ctrl-C" if number == signal.SIGINT else "the signal"
-        err.print(f"stopping after the shards in flight; repeat {name} to stop at once")
+        progress.say(f"stopping after the shards in flight; repeat {name} to stop at once")
 
     earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -153,13 +155,14 @@ def _stop_on_signals() -> Iterator[threading.Event]:
 
 
 def _exit_for(summary: Summary, *, strict_ledger: bool) -> None:
-    if summary.stopped and summary.ledger.unfinished:
+    if summary.stopped:
         raise Stopped("stopped on request; the same command goes on from here")
     if summary.given_up:
         first, why = next(iter(summary.given_up.items()))
         raise ArbitrageError(
-            f"{len(summary.given_up)} tasks could not be done, the first: {first}: {why}; "
-            "mend it or take that part out of the config, then run again: all else is kept"
+            f"not complete: {first} failed for good ({why}) and {len(summary.given_up) - 1} more "
+            "steps with it; mend the cause or take that part out of the config and run again, all "
+            "that was made is kept"
         )
     if summary.ledger.unfinished:
         raise ArbitrageError(f"{summary.ledger.unfinished} prompts are unfinished; run again")

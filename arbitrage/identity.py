@@ -6,8 +6,10 @@ Python version; a value without a deterministic form is refused rather than gues
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,14 +74,37 @@ def directory_digest(folder: Path) -> str:
     """Content digest of a model folder: names and bytes of all files but hidden ones.
 
     A folder holds a model when it can be copied elsewhere and still be that model, so neither its
-    place nor its times count. Reads every byte once (about 1 GB/s).
+    place nor its times count. Reads every byte once (about 1 GB/s); the result is remembered in the
+    user's cache for as long as names, sizes and times of the files stay as they are.
     """
+    files = {path.relative_to(folder).as_posix(): path for path in _visible_files(folder)}
+    states = {name: [p.stat().st_size, p.stat().st_mtime_ns] for name, p in files.items()}
+    memo = _cache_folder() / f"{fingerprint([str(folder.resolve()), states])}.digest"
+    with contextlib.suppress(OSError):
+        return memo.read_text(encoding="ascii")
     total = hashlib.blake2b(digest_size=FINGERPRINT_HEX // 2)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if any(part.startswith(".") for part in name.split("/")):
-            continue
+    for name, path in sorted(files.items()):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "blake2b").hexdigest()
         total.update(f"{name}\0{content}\n".encode())
+    _remember(memo, total.hexdigest())
     return total.hexdigest()
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return [p for p in paths if not any(x.startswith(".") for x in p.relative_to(folder).parts)]
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "arbitrage" / "models"
+
+
+def _remember(memo: Path, text: str) -> None:
+    """Without a cache (a read-only home, say) the digest is only computed again."""
+    with contextlib.suppress(OSError):
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        part = memo.with_name(f"{memo.name}.{os.getpid()}")
+        part.write_text(text, encoding="ascii")
+        part.replace(memo)

@@ -52,10 +52,10 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         board = Board(planner, shards, unread=unread, attempts=config.cluster.attempts)
         if board.is_open():
             desk = Desk(store, config, components, prompt_set=prompt_set)
-            with Cluster(desk) as cluster, progress:
+            with progress, Cluster(desk) as cluster:
                 drive(board, cluster, store, progress, stop)
         manifest.record_end(store, components, planner)
-    return summary.of_run(store, components, planner, board.given_up, stopped=stop.is_set())
+    return summary.of_run(store, components, planner, board.given_up, stopped=board.is_open())
 
 
 def drive(

@@ -51,7 +51,10 @@ class Progress:
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._quiet:
             self._live = Live(
-                console=self._console, refresh_per_second=LIVE_PER_SECOND, transient=True
+                Text("starting Ray", style="dim"),
+                console=self._console,
+                refresh_per_second=LIVE_PER_SECOND,
+                transient=True,
             )
             self._live.start()
         return self

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -278,6 +278,18 @@ def read_shards(prompt_set: PromptSet, store: Store) -> Iterator[Shard]:
     if waiting:
         yield _publish(store, number, waiting)
     _remember(store, tallies)
+
+
+def new_prompts(prompt_set: PromptSet, store: Store) -> Iterator[Accepted]:
+    """What `read_shards` would add, without writing; contradicted languages are not looked for."""
+    config = prompt_set.config.model_copy(update={"contradiction": "ignore"})
+    known = _Known(store, {source.name for source in prompt_set.signatures})
+    preparer = _Preparer(replace(prompt_set, config=config))
+    for source in prompt_set.unread:
+        for row in sources.rows(source):
+            found = known.without_duplicates(preparer.prepare(source, row))
+            if isinstance(found, Accepted) and not known.is_stored(found):
+                yield found
 
 
 def published_from(number: int, store: Store) -> list[Shard]:

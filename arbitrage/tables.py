@@ -157,7 +157,8 @@ def _unread(found: Preview) -> list[Text]:
         return []
     shown = ", ".join(found.unread[:SHOWN_SOURCES])
     more = " ..." if len(found.unread) > SHOWN_SOURCES else ""
-    return [Text(f"{len(found.unread)} sources have new or changed rows to read: {shown}{more}")]
+    told = f"{found.new_prompts:,} new prompts in {len(found.unread)} unread sources"
+    return [Text(f"{told}: {shown}{more}")]
 
 
 def of_status(found: Status) -> Group:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from arbitrage import manifest, prompts
-from arbitrage.components import Components, resolve
+from arbitrage.components import Component, Components, resolve
 from arbitrage.config import RunConfig
 from arbitrage.errors import InputError, StoreError, UsageError
 from arbitrage.plan import STAGES, Planner, ShardState, nearest_identity, read_state
@@ -17,7 +20,7 @@ from arbitrage.stages import routes_of
 from arbitrage.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Preview:
     run: str
     unread: list[str]
     prompts: int
+    new_prompts: int
     roles: list[RolePlan]
 
     @property
@@ -57,14 +61,16 @@ def preview(config: RunConfig) -> Preview:
     roles = _roles(components)
     for shard in shards:
         _count_shard(planner, shard, store, roles)
+    fresh = _count_new(prompts.new_prompts(prompt_set, store), components, config, roles)
     for (stage, owner), role in roles.items():
         kind = {"generate": "candidates", "score": "scores"}.get(stage)
-        part = next((t for t in components.teachers if t.fingerprint == owner), components.arbiter)
+        parts: list[Component] = [*components.teachers, components.arbiter]
+        part = next((p for p in parts if p.fingerprint == owner), parts[-1])
         if kind and role.tasks and not role.stored:
-            role.changed = _changes(store, kind, part.identity)
+            role.changed = _changes(store, kind, part)
     unread = [source.name for source in prompt_set.unread]
     total = sum(shard.rows for shard in shards)
-    return Preview(str(store.root), unread, total, list(roles.values()))
+    return Preview(str(store.root), unread, total, fresh, list(roles.values()))
 
 
 def _roles(components: Components) -> dict[tuple[str, str], RolePlan]:
@@ -99,10 +105,35 @@ def _count_shard(
         roles[task.stage, task.owner].stored += planner.is_done(task)
 
 
-def _changes(store: Store, kind: str, identity: dict[str, Any]) -> list[str]:
-    """How a component without files differs from the nearest one that has some."""
-    earlier = [note["identity"] for note in manifest.identities(store, kind)]
-    return nearest_identity(identity, [old for old in earlier if old != identity])
+def _count_new(
+    fresh: Iterator[prompts.Accepted],
+    components: Components,
+    config: RunConfig,
+    roles: dict[tuple[str, str], RolePlan],
+) -> int:
+    """Adds the work that prompts bring which are not in a shard yet; returns their number."""
+    total = 0
+    while rows := list(itertools.islice(fresh, config.prompts.shard_size)):
+        total += len(rows)
+        table = pa.table(
+            {"prompt_id": [r.id for r in rows], "language": [r.language for r in rows]}
+        )
+        asked = routes_of(table, components)[0]
+        work = [("route", "", len(rows)), ("select", "", len(rows))]
+        work += [("generate", owner, count) for owner, (count, _) in asked.items()]
+        arbiter = components.arbiter.fingerprint
+        work += [("score", arbiter, count) for count, _ in asked.values()]
+        for stage, owner, count in work:
+            roles[stage, owner].tasks += 1
+            roles[stage, owner].prompts += count
+    return total
+
+
+def _changes(store: Store, kind: str, part: Component) -> list[str]:
+    """How a component without files differs from the nearest earlier one of its name."""
+    notes = manifest.identities(store, kind)
+    earlier = [note["identity"] for note in notes if note["name"] == part.name]
+    return nearest_identity(part.identity, [old for old in earlier if old != part.identity])
 
 
 @dataclass
