@@ -8,6 +8,7 @@ reports travel. Nothing is decided here. A replica that dies gives its tasks bac
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +36,8 @@ import ray.exceptions
 OBJECT_STORE_BYTES = 80 * 2**20
 """Rows never pass through Ray's object store, so it gets the least that Ray allows."""
 CONCURRENT_CALLS = 8
+GC_THRESHOLD = 50_000
+"""Rows are many small objects without cycles; looking for some all the time costs a tenth."""
 
 
 class Loaded(NamedTuple):
@@ -88,6 +91,8 @@ class _Worker:
         elif self._owner not in (READER, CLERK):
             teacher = components.teacher(self._owner)
             self._desk.engine = await asyncio.to_thread(build_generator, teacher)
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
 
     async def execute(self, task: Task) -> Report:
         """Does one task."""

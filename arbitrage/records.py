@@ -26,6 +26,10 @@ class Prompt(NamedTuple):
     messages: list[Message]
 
 
+PROMPT_COLUMNS = ["prompt_id", "language", "messages"]
+"""The columns of a prompt shard that make a `Prompt`, in its order."""
+
+
 class Completion(NamedTuple):
     """One answer of an engine.
 

@@ -25,7 +25,7 @@ from arbitrage.errors import EngineError, ItemError, StageError, StaleInputError
 from arbitrage.identity import derive_seed, digest
 from arbitrage.plan import Report, Task, quarantine_of
 from arbitrage.prompts import PromptSet, published_from, read_shards
-from arbitrage.records import CANDIDATES, ROUTES, SCORES, Completion, Prompt
+from arbitrage.records import CANDIDATES, PROMPT_COLUMNS, ROUTES, SCORES, Completion, Prompt
 from arbitrage.routers import ROUTERS
 from arbitrage.store import shard_number
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from arbitrage.components import Components, Teacher
-    from arbitrage.config import RunConfig
+    from arbitrage.config import RunConfig, Sampling
     from arbitrage.engines import Generator, Scorer
     from arbitrage.prompts import Shard
     from arbitrage.store import Store
@@ -105,11 +105,9 @@ async def generate(task: Task, desk: Desk) -> Report:
     engine = cast("Generator", desk.engine)
     prompts = _asked(task, desk.store, teacher)
     stored = _answered_before(task, desk.store, {prompt.id for prompt in prompts})
-    groups = range(len(teacher.config.sampling))
+    groups = _groups(teacher)
     missing = [(prompt, group) for prompt in prompts if prompt.id not in stored for group in groups]
-    made = await in_flight(
-        missing, lambda item: _answer(engine, teacher, *item), engine.max_in_flight
-    )
+    made = await in_flight(missing, lambda item: _answer(engine, *item), engine.max_in_flight)
     fresh: dict[str, list[_Answer]] = {}
     for (prompt, _), answers in zip(missing, made, strict=True):
         fresh.setdefault(prompt.id, []).extend(answers)
@@ -145,10 +143,9 @@ def _total(table: pa.Table, column: str) -> int:
 
 def _asked(task: Task, store: Store, teacher: Teacher) -> list[Prompt]:
     """The teacher's prompts of the shard, with its system prompt where they have none."""
-    shard, routes = (store.read(path).table for path in task.inputs)
-    ids, languages, messages = (
-        shard[name].to_pylist() for name in ("prompt_id", "language", "messages")
-    )
+    shard = store.read(task.inputs[0], columns=PROMPT_COLUMNS).table
+    routes = store.read(task.inputs[1]).table
+    ids, languages, messages = (shard[name].to_pylist() for name in PROMPT_COLUMNS)
     if ids != routes["prompt_id"].to_pylist():
         raise StageError(f"{task.inputs[1]} does not route the prompts of {task.inputs[0]}")
     prompts = []
@@ -199,25 +196,41 @@ class _Answer(NamedTuple):
     error: str | None
 
 
-async def _answer(engine: Generator, teacher: Teacher, prompt: Prompt, group: int) -> list[_Answer]:
+class _Group(NamedTuple):
+    """A sampling group with what its seeds derive from; `samples` counts over all groups."""
+
+    number: int
+    sampling: Sampling
+    samples: range
+    seed: int
+    teacher: str
+
+
+def _groups(teacher: Teacher) -> list[_Group]:
+    groups: list[_Group] = []
+    first = 0
+    for number, sampling in enumerate(teacher.config.sampling):
+        seed = teacher.seed if sampling.seed is None else sampling.seed
+        samples = range(first, first + sampling.n)
+        groups.append(_Group(number, sampling, samples, seed, teacher.fingerprint))
+        first += sampling.n
+    return groups
+
+
+async def _answer(engine: Generator, prompt: Prompt, group: _Group) -> list[_Answer]:
     """All completions of one sampling group for one prompt."""
-    sampling = teacher.config.sampling[group]
-    first = sum(earlier.n for earlier in teacher.config.sampling[:group])
-    base = teacher.seed if sampling.seed is None else sampling.seed
-    seeds = [
-        derive_seed(base, prompt.id, teacher.fingerprint, first + number)
-        for number in range(sampling.n)
-    ]
+    number, sampling, samples, base, teacher = group
+    seeds = [derive_seed(base, prompt.id, teacher, sample) for sample in samples]
     try:
         completions = await engine.generate(prompt, sampling, seeds)
     except ItemError as error:
-        return [_Answer(group, seed, None, str(error) or "refused") for seed in seeds]
-    if len(completions) != sampling.n:
+        return [_Answer(number, seed, None, str(error) or "refused") for seed in seeds]
+    if len(completions) != len(seeds):
         raise EngineError(
-            f"the engine gave {len(completions)} completions where {sampling.n} were asked for"
+            f"the engine gave {len(completions)} completions where {len(seeds)} were asked for"
         )
     pairs = zip(seeds, completions, strict=True)
-    return [_Answer(group, seed, completion, None) for seed, completion in pairs]
+    return [_Answer(number, seed, completion, None) for seed, completion in pairs]
 
 
 _FAILED = Completion("", "error", 0, 0)
@@ -248,13 +261,13 @@ def _candidates(
 async def score(task: Task, desk: Desk) -> Report:
     """The Arbiter judges one teacher's candidates of one shard; gates are recorded beside."""
     scorer = cast("Scorer", desk.engine)
-    shard = desk.store.read(task.inputs[0], columns=["prompt_id", "language", "messages"]).table
+    shard = desk.store.read(task.inputs[0], columns=PROMPT_COLUMNS).table
     candidates = desk.store.read(task.inputs[1])
     keys, samples, texts, reasons = (
         candidates.table[name].to_pylist()
         for name in ("prompt_id", "sample", "completion", "finish_reason")
     )
-    columns = (shard[name].to_pylist() for name in ("prompt_id", "language", "messages"))
+    columns = (shard[name].to_pylist() for name in PROMPT_COLUMNS)
     asked = {row[0]: Prompt(*row) for row in zip(*columns, strict=True)}
     pairs = list(zip(keys, texts, strict=True))
     verdicts = await in_flight(
