@@ -54,6 +54,8 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Loaded:
     raw = _parse(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} is no config: it must be a mapping of keys such as `run:`")
+    if isinstance(raw.get("prompts"), str):
+        raw["prompts"] = {"sources": [{"path": raw["prompts"]}]}
     for override in overrides:
         _apply(raw, override)
     _anchor_paths(raw, path.resolve().parent)
@@ -104,8 +106,6 @@ def _index(items: list[Any], part: str, key: str) -> int:
 def _anchor_paths(raw: dict[str, Any], folder: Path) -> None:
     """Makes the paths in a raw config absolute; leaves wrong shapes to the validation."""
     _anchor(raw, "run", folder)
-    if isinstance(raw.get("prompts"), str):
-        raw["prompts"] = {"sources": [{"path": raw["prompts"]}]}
     prompts = raw.get("prompts")
     sources = prompts.get("sources") if isinstance(prompts, dict) else None
     for source in sources if isinstance(sources, list) else []:

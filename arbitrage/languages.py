@@ -12,10 +12,12 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 # Measured with py3langid 0.4.0 on the 2,750 MGSM questions (11 languages) and the 324 quickstart
 # prompts (27), whole, cut to 100, 40 and 20 characters, and as windows of 8 to 150 characters.
@@ -23,6 +25,8 @@ from typing import Any, Final, NamedTuple
 # glance is wrong it only costs the full look.
 GLANCE_CHARS: Final = 40
 LOOK_CHARS: Final = 400
+# What a chunk gathers stays in the processor's cache: 7 us a text, against 13 one by one.
+GLANCE_CHUNK: Final = 128
 # "OK" scores 0.02, "New York" 0.06, "Harry Potter" 0.09; of the whole prompts, none below 0.4.
 MIN_CONFIDENCE: Final = 0.1
 # No family that the declared language is not in reached 0.9 on a window of 16 bytes or more.
@@ -77,6 +81,7 @@ def _codes() -> Mapping[str, str]:
     )
 
 
+@lru_cache(maxsize=4096)
 def parse_tag(tag: str) -> str | None:
     """The code of an ISO 639 code or a BCP 47 tag in any case, with '-' or '_'; None if unknown."""
     match = _TAG.fullmatch(tag.replace("_", "-").lower()) if tag.isascii() else None
@@ -116,7 +121,6 @@ class Detector:
     """Names the language of a text with py3langid, among the languages of the table."""
 
     _identifier: Any
-    _quick: Any
     _code_of: dict[str, str | None]
     _reachable: frozenset[str | None]
 
@@ -131,15 +135,7 @@ class Detector:
         # Rows in memory order and as float32: the same answers at nearly twice the speed.
         identifier.nb_ptc = identifier.nb_ptc.astype("float32", order="C")
         self._identifier = identifier
-        # A glance needs the winner alone: the same weights without the softmax, at half the cost.
-        self._quick = langid.LanguageIdentifier(
-            identifier.nb_ptc,
-            identifier.nb_pc,
-            identifier.nb_classes,
-            identifier.tk_nextmove,
-            identifier.tk_output,
-            tk_row=identifier.tk_row,
-        )
+        self._glancer = _Glancer(identifier)
 
     def detect(self, text: str) -> Detection:
         """The language of the opening of `text`; None without letters or without a lead."""
@@ -152,20 +148,28 @@ class Detector:
         for the declared language. Never contradicted are a language that the detector cannot name
         and a text that opens or closes in the declared one, such as a request to translate.
         """
-        expected = parse_tag(declared)
-        if expected is None or expected not in self._reachable:
+        return self.contradictions([text], [declared])[0]
+
+    def contradictions(
+        self, texts: Sequence[str], declared: Sequence[str]
+    ) -> list[Detection | None]:
+        """`contradicts` for many texts, at half the cost of asking one by one."""
+        openings = self._glancer.glance([text.lstrip()[:GLANCE_CHARS] for text in texts])
+        return [
+            None if self._code_of.get(label) == code else self._doubt(text, code)
+            for text, code, label in zip(texts, map(parse_tag, declared), openings, strict=True)
+        ]
+
+    def _doubt(self, text: str, expected: str | None) -> Detection | None:
+        """The full look, where the opening is not in the expected language."""
+        if expected is None or expected not in self._reachable or _is_tiny(text):
             return None
-        if _is_tiny(text) or self._glance(text.lstrip()[:GLANCE_CHARS]) == expected:
-            return None
-        if self._glance(text.rstrip()[-GLANCE_CHARS:]) == expected:
+        closing = self._glancer.glance([text.rstrip()[-GLANCE_CHARS:]])[0]
+        if self._code_of.get(closing) == expected:
             return None
         shares = self._shares(text)
         found = _leader(shares)
         return found if _surely_not(expected, found, shares) else None
-
-    def _glance(self, excerpt: str) -> str | None:
-        label, _ = self._quick.classify(excerpt)
-        return self._code_of[label]
 
     def _shares(self, text: str) -> dict[str | None, float]:
         """Probability of every language, its variants added up; empty if there are no letters."""
@@ -176,6 +180,72 @@ class Detector:
                 code = self._code_of[label]
                 shares[code] = shares.get(code, 0.0) + share
         return shares
+
+
+class _Glancer:
+    """py3langid's winner for many short texts at once: its automaton and weights, vectorised.
+
+    The same labels as its `classify` (a test holds them together), without the softmax and with
+    numpy's cost per step shared by all texts of a chunk.
+    """
+
+    def __init__(self, identifier: Any) -> None:
+        self._encode = identifier._encode
+        self._next = np.asarray(identifier.tk_nextmove)
+        self._row = np.asarray(identifier.tk_row, dtype=np.int64) << 8
+        self._feature = np.asarray(identifier.tk_output, dtype=np.int32)
+        self._weights = identifier.nb_ptc
+        self._priors = identifier.nb_pc
+        self._labels = identifier.nb_classes
+        self._twins = identifier._alias_pairs
+
+    def glance(self, texts: Sequence[str]) -> list[str]:
+        """A label per text; the empty string where it shows nothing of any language."""
+        found: list[str] = []
+        for start in range(0, len(texts), GLANCE_CHUNK):
+            found += self._chunk([self._encode(t) for t in texts[start : start + GLANCE_CHUNK]])
+        return found
+
+    def _chunk(self, texts: list[bytes]) -> list[str]:
+        features = self._walk(texts)
+        features.sort(axis=1)
+        valid = features >= 0
+        first = valid.copy()
+        first[:, 1:] &= features[:, 1:] != features[:, :-1]
+        kept = features[valid]
+        places = np.flatnonzero(first[valid])
+        counts = np.diff(np.append(places, len(kept)))
+        per_text = first.sum(axis=1)
+        labels = [""] * len(texts)
+        some = np.flatnonzero(per_text)
+        if len(some):
+            weights = np.log1p(counts).astype(np.float32)[:, None]
+            starts = np.concatenate([[0], np.cumsum(per_text[some])[:-1]])
+            scores = np.add.reduceat(self._weights[kept[places]] * weights, starts, axis=0)
+            for text, winner in zip(some.tolist(), self._winners(scores).tolist(), strict=True):
+                labels[text] = self._labels[winner]
+        return labels
+
+    def _walk(self, texts: list[bytes]) -> Any:
+        """(texts, longest) the feature that the automaton shows after each byte, or -1."""
+        lengths = np.array([len(text) for text in texts])
+        longest = max(1, int(lengths.max()))
+        padded = b"".join(text.ljust(longest, b"\0") for text in texts)
+        columns = np.frombuffer(padded, np.uint8).reshape(len(texts), longest).T
+        features = np.empty((longest, len(texts)), np.int32)
+        state = np.zeros(len(texts), np.int64)
+        for place, letters in enumerate(columns):
+            state = self._next[self._row[state] + letters]
+            features[place] = self._feature[state]
+        features = np.ascontiguousarray(features.T)
+        features[np.arange(longest) >= lengths[:, None]] = -1
+        return features
+
+    def _winners(self, scores: Any) -> Any:
+        scores = scores + self._priors
+        for first, twin in self._twins:
+            np.maximum(scores[:, first], scores[:, twin], out=scores[:, first])
+        return scores.argmax(axis=1)
 
 
 def _leader(shares: Mapping[str | None, float]) -> Detection:

@@ -74,6 +74,7 @@ def record_end(store: Store, components: Components, planner: Planner) -> None:
     store.write_text(path, _pretty(told))
     if files:
         store.point_latest(folder)
+    store.sync_folders()
     store.append_event("run_ended", rows=told["rows"], files=len(files))
 
 

@@ -7,6 +7,7 @@ Invariant, per source and in total: rows = accepted + refused; every refused row
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from arbitrage.store import Store
 
 MEMO = "prompts/sources.json"
+CHUNK_ROWS = 512
 
 
 class Accepted(NamedTuple):
@@ -137,12 +139,10 @@ def _refuse_first_bad_row(prompt_set: PromptSet) -> None:
     preparer = _Preparer(prompt_set)
     seen: set[str] = set()
     for source in prompt_set.unread:
-        for row in sources.rows(source):
-            found = preparer.prepare(source, row)
+        for found in preparer.prepare(source):
             if isinstance(found, Accepted) and found.id in seen:
-                found = Refused(
-                    "duplicate", "the same prompt stands above", source.name, row.line, ""
-                )
+                above = "the same prompt stands above"
+                found = Refused("duplicate", above, source.name, found.line, "")
             if isinstance(found, Refused):
                 raise InputError(
                     f"{source.name}, line {found.line}: {found.reason} ({found.detail}); without "
@@ -189,8 +189,36 @@ class _Preparer:
             self._detector = Detector()
         return self._detector
 
-    def prepare(self, source: Source, row: Row) -> Accepted | Refused:
-        """Checks one row; duplicates are found later."""
+    def prepare(self, source: Source) -> Iterator[Accepted | Refused]:
+        """Checks all rows of a source, in order; duplicates are found later."""
+        rows = sources.rows(source)
+        while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+            found = [self._check(source, row) for row in chunk]
+            if self._config.contradiction != "ignore":
+                self._compare_languages(found)
+            yield from found
+
+    def _compare_languages(self, found: list[Accepted | Refused]) -> None:
+        """Notes, or refuses, the rows whose text is not in the language they declare."""
+        rows = [
+            (place, row)
+            for place, row in enumerate(found)
+            if isinstance(row, Accepted) and row.language_source == "declared"
+        ]
+        if not rows:
+            return
+        texts = [_asked_text(row.messages) for _, row in rows]
+        others = self.detector.contradictions(texts, [row.language for _, row in rows])
+        for (place, row), text, other in zip(rows, texts, others, strict=True):
+            if other is None:
+                continue
+            found[place] = row._replace(contradiction=other.language)
+            if self._config.contradiction == "quarantine":
+                detail = f"declared {row.language}, looks like {other.language}"
+                told = (row.source, row.line, text[:RAW_CHARS], row.id, row.language)
+                found[place] = Refused("contradicted_language", detail, *told)
+
+    def _check(self, source: Source, row: Row) -> Accepted | Refused:
         if row.fields is None:
             return Refused(row.reason, row.detail, source.name, row.line, row.raw[:RAW_CHARS])
         try:
@@ -203,7 +231,7 @@ class _Preparer:
         columns = source.columns
         messages = messages_of(fields, columns.messages, columns.prompt)
         check_text(messages, self._config.max_chars)
-        language, how, contradiction = self._language(source, fields, messages)
+        language, how = self._language(source, fields, messages)
         used = {columns.prompt, columns.messages, columns.id, columns.language}
         extra = {key: value for key, value in fields.items() if key not in used}
         user_id = fields.get(columns.id) if columns.id else None
@@ -216,30 +244,21 @@ class _Preparer:
             json.dumps(extra, default=str) if extra else None,
             source.name,
             line,
-            contradiction,
+            None,
         )
 
     def _language(
         self, source: Source, fields: dict[str, Any], messages: list[Message]
-    ) -> tuple[str, str, str | None]:
-        """Code, declared or detected, and the language that contradicts it if one does."""
-        text = " ".join(m["content"] for m in messages if m["role"] == "user")
+    ) -> tuple[str, str]:
+        """The language, and whether it is declared or detected."""
         declared = source.language or fields.get(source.columns.language or "")
         if declared is None:
-            language, how = self._detect(text), "detected"
+            language, how = self._detect(_asked_text(messages)), "detected"
         else:
             language, how = declared_language(declared), "declared"
         if language not in self._covered:
             raise BadRowError("uncovered_language", f"no teacher covers {language} ({how})")
-        if how == "detected" or self._config.contradiction == "ignore":
-            return language, how, None
-        other = self.detector.contradicts(text, language)
-        if other is None:
-            return language, how, None
-        if self._config.contradiction == "quarantine":
-            detail = f"declared {language}, looks like {other.language} ({other.confidence:.2f})"
-            raise BadRowError("contradicted_language", detail)
-        return language, how, other.language
+        return language, how
 
     def _detect(self, text: str) -> str:
         if not self._config.detect:
@@ -248,6 +267,10 @@ class _Preparer:
         if found is None:
             raise BadRowError("unknown_language", "none is declared, and none could be detected")
         return found
+
+
+def _asked_text(messages: list[Message]) -> str:
+    return " ".join(turn["content"] for turn in messages if turn["role"] == "user")
 
 
 def read_shards(prompt_set: PromptSet, store: Store) -> Iterator[Shard]:
@@ -264,8 +287,8 @@ def read_shards(prompt_set: PromptSet, store: Store) -> Iterator[Shard]:
     for source in prompt_set.unread:
         tally = tallies[source.name] = Tally(prompt_set.signatures[source])
         refused: list[Refused] = []
-        for row in sources.rows(source):
-            found = known.without_duplicates(preparer.prepare(source, row))
+        for row in preparer.prepare(source):
+            found = known.without_duplicates(row)
             tally.add(found)
             if isinstance(found, Refused):
                 refused.append(found)
@@ -286,8 +309,8 @@ def new_prompts(prompt_set: PromptSet, store: Store) -> Iterator[Accepted]:
     known = _Known(store, {source.name for source in prompt_set.signatures})
     preparer = _Preparer(replace(prompt_set, config=config))
     for source in prompt_set.unread:
-        for row in sources.rows(source):
-            found = known.without_duplicates(preparer.prepare(source, row))
+        for row in preparer.prepare(source):
+            found = known.without_duplicates(row)
             if isinstance(found, Accepted) and not known.is_stored(found):
                 yield found
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from arbitrage.config import RunConfig, Sampling
     from arbitrage.engines import Generator, Scorer
     from arbitrage.prompts import Shard
-    from arbitrage.store import Store
+    from arbitrage.store import Published, Store
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -80,7 +80,7 @@ async def route(task: Task, desk: Desk) -> Report:
     """Writes who is asked what; `facts["teachers"]` says how much, per teacher fingerprint."""
     prompts = desk.store.read(task.inputs[0], columns=["prompt_id", "language"]).table
     asked, table = routes_of(prompts, desk.components)
-    desk.store.publish(task.output, table, {"key": task.key, "teachers": asked})
+    await _publish(desk, task.output, table, {"key": task.key, "teachers": asked})
     return Report(table.num_rows, facts={"teachers": asked})
 
 
@@ -116,25 +116,29 @@ async def generate(task: Task, desk: Desk) -> Report:
     )
     if stored:
         table = _in_order(table, prompts)
-    return _publish_candidates(task, desk, teacher, engine, table, len(prompts))
-
-
-def _publish_candidates(
-    task: Task, desk: Desk, teacher: Teacher, engine: Generator, table: pa.Table, prompts: int
-) -> Report:
-    samples = sum(group.n for group in teacher.config.sampling)
-    if table.num_rows != prompts * samples:
-        raise StageError(
-            f"{table.num_rows} candidates where {prompts} prompts x {samples} samples are wanted"
-        )
+    _check_complete(table, prompts, teacher)
     counts = {
-        "errors": table["error"].length() - table["error"].null_count,
+        "errors": table.num_rows - table["error"].null_count,
         "prompt_tokens": _total(table, "prompt_tokens"),
         "completion_tokens": _total(table, "completion_tokens"),
     }
     note = {"key": task.key, "teacher": task.owner, "made_with": engine.provenance(), **counts}
-    desk.store.publish(task.output, table.combine_chunks(), note)
+    await _publish(desk, task.output, table.combine_chunks(), note)
     return Report(table.num_rows, **counts)
+
+
+def _check_complete(table: pa.Table, prompts: list[Prompt], teacher: Teacher) -> None:
+    """Ids in = ids out, every sample of each."""
+    samples = range(sum(group.n for group in teacher.config.sampling))
+    wanted = [(prompt.id, sample) for prompt in prompts for sample in samples]
+    keys, numbers = table["prompt_id"].to_pylist(), table["sample"].to_pylist()
+    if list(zip(keys, numbers, strict=True)) != wanted:
+        raise StageError(f"{len(keys)} candidates are not those of {len(wanted)} requests")
+
+
+async def _publish(desk: Desk, path: str, table: pa.Table, note: dict[str, Any]) -> Published:
+    """In a thread: while the disk is waited for, the engine goes on with the other shard."""
+    return await asyncio.to_thread(desk.store.publish, path, table, note)
 
 
 def _total(table: pa.Table, column: str) -> int:
@@ -288,7 +292,7 @@ async def score(task: Task, desk: Desk) -> Report:
     note: dict[str, Any] = {"key": task.key, "arbiter": task.owner}
     note["candidates"] = candidates.digest
     note |= {"errors": errors, "made_with": scorer.provenance()}
-    desk.store.publish(task.output, table, note)
+    await _publish(desk, task.output, table, note)
     return Report(table.num_rows, errors)
 
 
@@ -303,11 +307,10 @@ async def select(task: Task, desk: Desk) -> Report:
     selected, lost = product.build(prompts, parts, desk.components, desk.config.gates.enforced())
     aside = quarantine_of(task.output)
     if lost.num_rows or store.path(aside).exists():
-        store.publish(aside, lost, {"key": task.key})
+        await _publish(desk, aside, lost, {"key": task.key})
     note = {"key": task.key, "prompts": prompts.num_rows, "quarantined": lost.num_rows}
-    published = store.publish(task.output, selected, note)
-    facts = {"sha256": published.digest, "size_bytes": published.size_bytes}
-    return Report(selected.num_rows, lost.num_rows, facts=facts)
+    await _publish(desk, task.output, selected, note)
+    return Report(selected.num_rows, lost.num_rows)
 
 
 def _part(store: Store, components: Components, answers: str, judged: str) -> product.Part:

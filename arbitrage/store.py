@@ -134,11 +134,18 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(target)
-            _sync_folder(target.parent)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise StoreError(f"{target} cannot be written: {error.strerror or error}") from error
+
+    def sync_folders(self) -> None:
+        """Makes every name so far survive a power cut; file contents already do.
+
+        Once at the end is enough: a name that a power cut takes away is only made again.
+        """
+        for folder in [self.root, *(path for path in self.root.rglob("*") if path.is_dir())]:
+            _sync_folder(folder)
 
     def point_latest(self, folder: str) -> None:
         """Makes `selected/latest` lead to the current selector's folder, in one step."""

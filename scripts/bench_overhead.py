@@ -1,8 +1,10 @@
 """What the machinery itself costs: many prompts, three fake teachers that answer at once.
 
 Prints rows/s (a row is one scored completion) after start-up and in all, beside a plain loop in one
-process that does the same work without files between the stages, and the peak memory of the driver
-and of the whole process tree. Memory is the resident set; shared pages count once per process.
+process that does the same work without files between the stages, the processor time of all
+processes together (which other work on the machine hardly changes), and the peak memory of the
+driver and of the whole tree (resident set; shared pages count once per process). Shards are large,
+as they should be where an answer takes no time.
 
     python scripts/bench_overhead.py --prompts 20000 200000
 """
@@ -21,6 +23,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +35,9 @@ from arbitrage.identity import derive_seed, prompt_id
 from arbitrage.records import Prompt
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 POLL_S = 0.25
+SHARD_SIZE = 4096
 SENTENCES = {
     "en": "Please explain to my younger sister in simple words how a {} works and why we need one.",
     "de": "Bitte schreibe mir eine kurze Geschichte, in der ein {} und ein alter Kapitaen vorkommen.",
@@ -51,6 +56,7 @@ class Result:
     rows: int
     wall_s: float
     working_s: float
+    cpu_s: float
     driver_mb: float
     tree_mb: float
 
@@ -74,7 +80,8 @@ def write_config(folder: Path) -> Path:
     )
     path = folder / "bench.yaml"
     path.write_text(
-        f"run: run\nprompts: prompts.jsonl\nteachers:\n{teachers}arbiter: {{engine: fake}}\n"
+        f"run: run\nprompts: {{sources: [{{path: prompts.jsonl}}], shard_size: {SHARD_SIZE}}}\n"
+        f"teachers:\n{teachers}arbiter: {{engine: fake}}\n"
     )
     return path
 
@@ -105,7 +112,9 @@ def plain_loop(config: Path, prompts: Path) -> float:
 
     rows = asyncio.run(work())
     columns = [pa.array(list(column)) for column in zip(*rows, strict=True)]
-    pq.write_table(pa.table(columns, ["id", "teacher", "text", "score"]), config.parent / "p.parquet")
+    pq.write_table(
+        pa.table(columns, ["id", "teacher", "text", "score"]), config.parent / "p.parquet"
+    )
     return time.perf_counter() - start
 
 
@@ -115,10 +124,12 @@ def measure(config: Path, prompts: int) -> Result:
     command = [sys.executable, "-m", "arbitrage.cli", "run", str(config), "--quiet"]
     process = subprocess.Popen(command)  # noqa: S603 - our own command
     driver = tree = 0.0
+    cpu: dict[int, float] = {}
     while process.poll() is None:
-        sizes = tree_sizes_mb(process.pid)
-        driver = max(driver, sizes.get(process.pid, 0.0))
-        tree = max(tree, sum(sizes.values()))
+        usage = tree_usage(process.pid)
+        driver = max(driver, usage.get(process.pid, Usage(0, 0)).resident_mb)
+        tree = max(tree, sum(one.resident_mb for one in usage.values()))
+        cpu |= {pid: one.cpu_s for pid, one in usage.items()}
         time.sleep(POLL_S)
     wall = time.perf_counter() - start
     if process.returncode:
@@ -128,26 +139,35 @@ def measure(config: Path, prompts: int) -> Result:
     begun = min(event["time"] - event["seconds"] for event in done)
     working = max(event["time"] for event in done) - begun
     rows = sum(event["rows"] for event in done if event["stage"] == "score")
-    return Result(prompts, rows, wall, working, driver, tree)
+    return Result(prompts, rows, wall, working, sum(cpu.values()), driver, tree)
 
 
-def tree_sizes_mb(root: int) -> dict[int, float]:
-    """Resident memory of a process and all below it, in MB."""
+class Usage(NamedTuple):
+    """What one process holds and has used."""
+
+    resident_mb: float
+    cpu_s: float
+
+
+def tree_usage(root: int) -> dict[int, Usage]:
+    """Memory and processor time of a process and all below it."""
     parents: dict[int, int] = {}
-    sizes: dict[int, float] = {}
+    found: dict[int, Usage] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()
             pages = int((entry / "statm").read_text().split()[1])
         except (OSError, IndexError):
             continue
-        sizes[int(entry.name)] = pages * PAGE_BYTES / 1e6
+        parents[int(entry.name)] = int(state[1])
+        used_s = (int(state[11]) + int(state[12])) / TICKS_PER_S
+        found[int(entry.name)] = Usage(pages * PAGE_BYTES / 1e6, used_s)
     inside = {root}
     while grown := {pid for pid, parent in parents.items() if parent in inside} - inside:
         inside |= grown
-    return {pid: sizes[pid] for pid in inside if pid in sizes}
+    return {pid: found[pid] for pid in inside if pid in found}
 
 
 def main() -> None:
@@ -157,7 +177,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="leave the last run in this folder")
     args = parser.parse_args()
     print(f"{'prompts':>9} {'rows':>9} {'wall s':>7} {'work s':>7} {'rows/s':>8} "
-          f"{'loop/s':>8} {'ratio':>6} {'driver MB':>10} {'tree MB':>8}")  # fmt: skip
+          f"{'loop/s':>8} {'ratio':>6} {'CPU s':>6} {'driver MB':>10} {'tree MB':>8}")  # fmt: skip
     for count in args.prompts:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -167,7 +187,7 @@ def main() -> None:
             r = measure(config, count)
             rate = r.rows / r.working_s
             print(f"{count:9,} {r.rows:9,} {r.wall_s:7.1f} {r.working_s:7.1f} {rate:8,.0f} "
-                  f"{loop:8,.0f} {rate / loop:6.2f} {r.driver_mb:10.0f} {r.tree_mb:8.0f}",
+                  f"{loop:8,.0f} {rate / loop:6.2f} {r.cpu_s:6.1f} {r.driver_mb:10.0f} {r.tree_mb:8.0f}",
                   flush=True)  # fmt: skip
             if args.keep:
                 shutil.rmtree(args.keep, ignore_errors=True)

@@ -244,3 +244,16 @@ def _mgsm() -> list[tuple[str, str]]:
         for path in sorted(MGSM.glob("mgsm_*.tsv"))
         for line in path.read_text("utf-8").splitlines()
     ]
+
+
+def test_a_glance_names_what_py3langid_names(detector: Detector) -> None:
+    texts = [*SENTENCES.values(), "", "12 + 3", "OK", "\u4f60\u597d", "x" * 500, "\udcff"]
+    cut = [text[:size] for text in texts for size in (8, 16, 40, 400)]
+    plain = detector._identifier
+    labels = plain.nb_classes
+    for text, label in zip(cut, detector._glancer.glance(cut), strict=True):
+        raw = plain._raw_score(plain._encode(text))
+        nothing = not raw.any()
+        for first, twin in plain._alias_pairs:
+            raw[first], raw[twin] = max(raw[first], raw[twin]), -1e30
+        assert label == ("" if nothing else labels[int(raw.argmax())])
