@@ -53,6 +53,7 @@ class Board:
         self._tries: Counter[Task] = Counter()
         self._lost_loads: Counter[str] = Counter()
         self.given_up: dict[Task, str] = {}
+        self._dead: set[str] = set()
         components = planner.components
         owners = [(READER, READER), *((t.name, t.fingerprint) for t in components.teachers)]
         owners += [(components.arbiter.name, components.arbiter.fingerprint), (CLERK, CLERK)]
@@ -80,8 +81,9 @@ class Board:
             role = self.roles[task.owner]
             if task in role.in_flight or task in role.ready or task in self.given_up:
                 continue
-            if role.set_aside:
-                self.given_up[task] = role.set_aside
+            lost = next((path for path in task.inputs if path in self._dead), None)
+            if role.set_aside or lost:
+                self._drop(task, role.set_aside or f"it needs {lost}, which is not to be had")
             elif self._planner.is_ready(task):
                 role.waiting.discard(task)
                 role.ready[task] = None
@@ -125,7 +127,7 @@ class Board:
             role.rows += report.rows
             role.done += report.rows > 0
             return
-        self.given_up.pop(task, None)
+        self._revive(task)
         role.done += 1
         role.rows += report.rows
         role.errors += report.errors
@@ -136,6 +138,13 @@ class Board:
             shard.routed = routed(report.facts)
             self._unrouted.discard(shard.number)
         self._refresh(shard)
+
+    def _revive(self, task: Task) -> None:
+        """A task that was given up is done after all (by another replica): so others may be."""
+        if task.output in self._dead:
+            for other in [t for t in self.given_up if t.shard == task.shard]:
+                del self.given_up[other]
+                self._dead.discard(other.output)
 
     def _was_read(self, shard: Shard | None) -> None:
         if shard is None:
@@ -157,9 +166,19 @@ class Board:
         return False
 
     def _give_up(self, task: Task, reason: str) -> None:
-        self.given_up[task] = reason
+        """Gives up a task and all that would need its output."""
+        self._drop(task, reason)
         if task.stage == "read":
             self.reading = False
+        else:
+            self._refresh(self._shards[task.shard])
+
+    def _drop(self, task: Task, reason: str) -> None:
+        self.given_up[task] = reason
+        self._dead.add(task.output)
+        self.roles[task.owner].waiting.discard(task)
+        if task.stage == "route":
+            self._unrouted.discard(task.shard)
 
     def stale(self, task: Task, scores: str, reason: str) -> bool:
         """A product task met scores of other candidates: they are made again, then it is."""

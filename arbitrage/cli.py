@@ -58,7 +58,8 @@ def main() -> None:
         app()
     except ArbitrageError as error:
         err.print(
-            Text(f"arbitrage: {error}", style="bold red" if err.is_terminal else ""), soft_wrap=True
+            tables.harmless(f"arbitrage: {error}", "bold red" if err.is_terminal else ""),
+            soft_wrap=True,
         )
         sys.exit(error.exit_code)
 

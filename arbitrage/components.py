@@ -94,7 +94,7 @@ def resolve(config: RunConfig, known: Mapping[str, str] | None = None) -> Compon
     try:
         family_of = families(config.families)
     except ValueError as error:
-        raise ConfigError(f"families: {error}") from error
+        raise ConfigError(str(error)) from error
     known = known or {}
     teachers = tuple(
         _teacher(name, teacher, config, family_of, known)
@@ -128,7 +128,7 @@ def _teacher(
     known: Mapping[str, str],
 ) -> Teacher:
     found = known.get(f"candidates/{name}")
-    identity = config.identity() | ({} if found else _model_identity(name, config))
+    identity = config.identity() | ({} if found else _model_identity(f"teachers.{name}", config))
     if any(group.temperature > 0 and group.seed is None for group in config.sampling):
         identity["run_seed"] = run.seed
     languages = _coverage(name, config, family_of)
@@ -138,11 +138,11 @@ def _teacher(
 
 def _arbiter(config: ArbiterConfig, known: Mapping[str, str]) -> Arbiter:
     found = known.get(f"scores/{config.name}")
-    identity = config.identity() | ({} if found else _model_identity(config.name, config))
+    identity = config.identity() | ({} if found else _model_identity("arbiter", config))
     return Arbiter("scores", config.name, identity, found or fingerprint(identity), config)
 
 
-def _model_identity(name: str, config: Served) -> dict[str, Any]:
+def _model_identity(place: str, config: Served) -> dict[str, Any]:
     """A local folder is named by its content, so that moving it changes nothing."""
     if config.model is None:
         return {}
@@ -150,7 +150,7 @@ def _model_identity(name: str, config: Served) -> dict[str, Any]:
     if folder.is_dir():
         return {"model": {"content": directory_digest(folder)}}
     if config.model.startswith(("/", ".", "~")):
-        raise ConfigError(f"{name}: there is no model folder {config.model}")
+        raise ConfigError(f"{place}: there is no model folder {config.model}")
     return {"model": {"name": config.model}}
 
 

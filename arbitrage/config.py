@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -177,20 +178,23 @@ class Served(Block):
     options: SerializeAsAny[Block] = Field(default_factory=Block)
     resources: Resources = incidental(Resources())
 
-    @model_validator(mode="before")
+    @field_validator("engine", mode="before")
     @classmethod
-    def _typed_options(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "engine" not in value:
-            return value
-        engine = value["engine"]
-        if engine not in OPTIONS:
+    def _known_engine(cls, engine: Any) -> Any:
+        if not isinstance(engine, str) or engine not in OPTIONS:
             near = difflib.get_close_matches(str(engine), list(OPTIONS), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"engines are {', '.join(OPTIONS)}"
             raise ValueError(f"unknown engine {engine!r}; {hint}")
-        options = value.get("options") or {}
-        if isinstance(options, Block):
+        return engine
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _typed_options(cls, value: Any, info: ValidationInfo) -> Any:
+        """The engine's own options; a bare block is the default, before the engine is known."""
+        kind = OPTIONS.get(info.data.get("engine", ""))
+        if kind is None or isinstance(value, kind):
             return value
-        return {**value, "options": OPTIONS[engine].model_validate(options)}
+        return kind.model_validate({} if value is None or isinstance(value, Block) else value)
 
     @model_validator(mode="after")
     def _has_a_model(self) -> Self:
@@ -215,17 +219,24 @@ class TeacherConfig(Served):
     def _one_group_alone(cls, value: Any) -> Any:
         return [value] if isinstance(value, dict) else value
 
-    @field_validator("languages")
+    @field_validator("languages", mode="before")
     @classmethod
     def _known_languages(cls, value: Any) -> Any:
-        return value if value == "all" else tuple(known_language(tag) for tag in value)
+        if value == "all":
+            return value
+        if not isinstance(value, list | tuple) or not all(isinstance(tag, str) for tag in value):
+            raise ValueError(f"should be `all` or a list of language tags (it is {value!r:.60})")
+        return tuple(known_language(tag) for tag in value)
 
     @field_validator("system", "chat_template")
     @classmethod
     def _known_keys(cls, value: PerLanguage | None) -> PerLanguage | None:
         if not isinstance(value, dict):
             return value
-        return {k if k == "default" else known_language(k): v for k, v in value.items()}
+        known = {k if k == "default" else known_language(k): v for k, v in value.items()}
+        if len(known) < len(value):
+            raise ValueError(f"two of {', '.join(value)} are one language")
+        return known
 
     @model_validator(mode="after")
     def _covers_something(self) -> Self:

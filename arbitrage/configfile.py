@@ -6,6 +6,7 @@ started from anywhere. A key written twice is an error, not a silent last word.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_UNION_PART = re.compile(r"\[key\]|(tuple|dict|list|literal)\[.*\]|str|int|float")
+"""What pydantic adds to a place: which branch of a union it tried."""
+
+
 class Loaded(NamedTuple):
     """A config, and the text that it was written as."""
 
@@ -27,7 +32,7 @@ class Loaded(NamedTuple):
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML without repeated keys."""
+    """YAML without repeated keys, where `no` is Norwegian and only true and false are not text."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -38,6 +43,16 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise ConfigError(f"line {line}: the key {key!r} stands twice in one block")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != _BOOL]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_UniqueKeys.add_implicit_resolver(
+    _BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Loaded:
@@ -54,10 +69,10 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Loaded:
     raw = _parse(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} is no config: it must be a mapping of keys such as `run:`")
-    if isinstance(raw.get("prompts"), str):
-        raw["prompts"] = {"sources": [{"path": raw["prompts"]}]}
+    _open_short_prompts(raw)
     for override in overrides:
         _apply(raw, override)
+        _open_short_prompts(raw)
     _anchor_paths(raw, path.resolve().parent)
     return Loaded(_validate(raw, str(path)), text)
 
@@ -103,12 +118,24 @@ def _index(items: list[Any], part: str, key: str) -> int:
     raise ConfigError(f"--set {key}: {part!r} is no item number below {len(items)}")
 
 
+def _open_short_prompts(raw: dict[str, Any]) -> None:
+    """`prompts: path` is short for one source."""
+    if isinstance(raw.get("prompts"), str):
+        raw["prompts"] = {"sources": [{"path": raw["prompts"]}]}
+
+
 def _anchor_paths(raw: dict[str, Any], folder: Path) -> None:
     """Makes the paths in a raw config absolute; leaves wrong shapes to the validation."""
     _anchor(raw, "run", folder)
     prompts = raw.get("prompts")
     sources = prompts.get("sources") if isinstance(prompts, dict) else None
-    for source in sources if isinstance(sources, list) else []:
+    sources = sources if isinstance(sources, list) else []
+    for number, source in enumerate(sources):
+        if isinstance(source, dict) and "folder" in source:
+            raise ConfigError(
+                f"prompts.sources.{number}: 'folder' is no key to set; it is where the config lies"
+            )
+    for source in sources:
         _anchor(source, "path", folder)
         _anchor(source, "dataset", folder, only_if_there=True)
         if isinstance(source, dict):
@@ -147,14 +174,17 @@ def _validate(raw: dict[str, Any], where: str) -> RunConfig:
     except ValidationError as error:
         lines = [_sentence(item) for item in error.errors() if item["type"] != "too_short"]
         lines = lines or [_sentence(item) for item in error.errors()]
+        lines = list({line.split(":", 1)[0]: line for line in reversed(lines)}.values())[::-1]
         raise ConfigError(f"{where}: " + "\n  ".join(lines)) from error
 
 
 def _sentence(item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    place = ".".join(part for part in map(str, item["loc"]) if not _UNION_PART.fullmatch(part))
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"{place} is missing"
+    if item["type"] in ("model_type", "dict_type"):
+        message = "should be a block of keys"
     if item["type"] not in ("value_error", "missing"):
         message = f"{message} (it is {item['input']!r:.60})"
     return f"{place}: {message}" if place else message

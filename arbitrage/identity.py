@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 FINGERPRINT_HEX = 12
 PROMPT_ID_HEX = 32
+SETTLED_S = 2.0
+"""A file that changed later than this may change again within one tick of the clock."""
 MAX_SEED = 2**31
 """Seeds stay below this: every engine and every OpenAI-compatible server takes them."""
 
@@ -78,16 +81,21 @@ def directory_digest(folder: Path) -> str:
     user's cache for as long as names, sizes and times of the files stay as they are.
     """
     files = {path.relative_to(folder).as_posix(): path for path in _visible_files(folder)}
-    states = {name: [p.stat().st_size, p.stat().st_mtime_ns] for name, p in files.items()}
+    stats = {name: path.stat() for name, path in files.items()}
+    states = {n: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for n, s in stats.items()}
+    changed = max((stat.st_ctime for stat in stats.values()), default=0.0)
     memo = _cache_folder() / f"{fingerprint([str(folder.resolve()), states])}.digest"
-    with contextlib.suppress(OSError):
-        return memo.read_text(encoding="ascii")
+    with contextlib.suppress(OSError, ValueError):
+        known = memo.read_text(encoding="ascii")
+        if len(known) == FINGERPRINT_HEX and bytes.fromhex(known):
+            return known
     total = hashlib.blake2b(digest_size=FINGERPRINT_HEX // 2)
     for name, path in sorted(files.items()):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "blake2b").hexdigest()
         total.update(f"{name}\0{content}\n".encode())
-    _remember(memo, total.hexdigest())
+    if changed < time.time() - SETTLED_S:
+        _remember(memo, total.hexdigest())
     return total.hexdigest()
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from arbitrage.plan import Planner, Report, Task
     from arbitrage.store import Store
 
-IDENTITY = "_identity.json"
-MANIFEST = "_manifest.json"
-LATEST = "selected/latest"
+# Beside a component's folder, never in it: readers take every file in there for data.
+IDENTITY = ".identity.json"
+MANIFEST = ".manifest.json"
 
 
 def record_start(store: Store, loaded: Loaded, components: Components, planner: Planner) -> None:
@@ -36,7 +36,7 @@ def record_start(store: Store, loaded: Loaded, components: Components, planner: 
     store.write_text("run.yaml", loaded.text)
     store.write_text("run.json", _pretty(resolved))
     for part in parts:
-        path = f"{planner.folder_of(part)}/{IDENTITY}"
+        path = f"{planner.folder_of(part)}{IDENTITY}"
         if not store.path(path).exists():
             store.write_text(path, _pretty({"name": part.name, "identity": part.identity}))
     store.append_event("run_started", run_fingerprint=components.fingerprint)
@@ -63,7 +63,7 @@ def record_end(store: Store, components: Components, planner: Planner) -> None:
     """Brings the product's manifest up to date and lets `selected/latest` lead to it."""
     folder = planner.folder_of(components.selector)
     names = sorted(path for path in planner.selected if store.path(path).exists())
-    path = f"{folder}/{MANIFEST}"
+    path = f"{folder}{MANIFEST}"
     earlier = {entry["file"]: entry for entry in (store.read_json(path) or {}).get("files", [])}
     files = [_entry(store, name, planner.selected[name], earlier) for name in names]
     told = {
@@ -98,7 +98,7 @@ def identities(store: Store, parent: str) -> list[dict[str, Any]]:
     """The identities of all components that ever were in this run, of one kind."""
     found = []
     for (kind, _), folder in sorted(store.listing().folders.items()):
-        note = store.read_json(f"{folder}/{IDENTITY}") if kind == parent else None
+        note = store.read_json(f"{folder}{IDENTITY}") if kind == parent else None
         if note:
             found.append(note)
     return found

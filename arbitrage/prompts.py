@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -158,7 +159,7 @@ def _look_at_languages(prompt_set: PromptSet, source: Source) -> int:
     uncovered: Counter[str] = Counter()
     for row in sources.rows(source, only=None if source.language else column):
         count += 1
-        declared = source.language or (row.fields or {}).get(column or "")
+        declared = source.language or ((row.fields or {}).get(column) if column else None)
         code = parse_tag(declared) if isinstance(declared, str) else None
         if code and code not in prompt_set.covered:
             uncovered[code] += 1
@@ -224,7 +225,7 @@ class _Preparer:
         try:
             return self._accept(source, row.line, row.fields)
         except BadRowError as error:
-            raw = json.dumps(row.fields, ensure_ascii=True, default=str)
+            raw = json.dumps(row.fields, ensure_ascii=False, default=str)
             return Refused(error.reason, error.detail, source.name, row.line, raw[:RAW_CHARS])
 
     def _accept(self, source: Source, line: int, fields: dict[str, Any]) -> Accepted:
@@ -241,7 +242,7 @@ class _Preparer:
             language,
             how,
             messages,
-            json.dumps(extra, default=str) if extra else None,
+            json.dumps(_finite(extra), default=str) if extra else None,
             source.name,
             line,
             None,
@@ -251,7 +252,8 @@ class _Preparer:
         self, source: Source, fields: dict[str, Any], messages: list[Message]
     ) -> tuple[str, str]:
         """The language, and whether it is declared or detected."""
-        declared = source.language or fields.get(source.columns.language or "")
+        column = source.columns.language
+        declared = source.language or (fields.get(column) if column else None)
         if declared is None:
             language, how = self._detect(_asked_text(messages)), "detected"
         else:
@@ -300,7 +302,7 @@ def read_shards(prompt_set: PromptSet, store: Store) -> Iterator[Shard]:
         _publish_refused(store, source, refused)
     if waiting:
         yield _publish(store, number, waiting)
-    _remember(store, tallies)
+    _remember(store, tallies, {source.name for source in prompt_set.signatures})
 
 
 def new_prompts(prompt_set: PromptSet, store: Store) -> Iterator[Accepted]:
@@ -326,7 +328,7 @@ class _Known:
 
     def __init__(self, store: Store, current: set[str]) -> None:
         self._stored: dict[bytes, str] = {}
-        self._seen: dict[bytes, int] = {}
+        self._seen: dict[bytes, tuple[str, int]] = {}
         self._current = current
         paths = sorted(p for p in store.listing().files if p.startswith("prompts/"))
         self.shards = len(paths)
@@ -344,11 +346,11 @@ class _Known:
         first = self._seen.get(key)
         home = self._stored.get(key, row.source)
         if first is not None:
-            detail = f"the same prompt as in line {first} of what was read before it"
+            detail = f"the same prompt is in {first[0]}, line {first[1]}"
         elif home != row.source and home in self._current:
             detail = f"the same prompt is in {home}"
         else:
-            self._seen[key] = row.line
+            self._seen[key] = (row.source, row.line)
             return row
         raw = row.messages[-1]["content"][:RAW_CHARS]
         return Refused("duplicate", detail, row.source, row.line, raw, row.id, row.language)
@@ -379,7 +381,18 @@ def _publish_refused(store: Store, source: Source, refused: list[Refused]) -> No
     store.publish(path, pa.Table.from_pylist(rows, QUARANTINE), {"source": source.name})
 
 
-def _remember(store: Store, tallies: dict[str, Tally]) -> None:
-    memo = store.read_json(MEMO) or {}
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null instead."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _remember(store: Store, tallies: dict[str, Tally], current: set[str]) -> None:
+    """Only the sources that there are now: a file that was moved counts once."""
+    earlier = store.read_json(MEMO) or {}
+    memo = {name: told for name, told in earlier.items() if name in current}
     memo.update({name: vars(tally) for name, tally in tallies.items()})
     store.write_text(MEMO, json.dumps(memo, indent=1, sort_keys=True) + "\n")

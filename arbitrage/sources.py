@@ -87,6 +87,8 @@ def _expand_path(pattern: str, item: SourceConfig, columns: Columns) -> list[Sou
         return [Source(_name(pattern, item), pattern, "dataset", saved, columns, item.language)]
     if folder.is_dir():
         paths = sorted(p for p in folder.rglob("*") if _format(p) and p.is_file())
+    elif folder.is_file():
+        paths = [folder]
     else:
         names = glob.glob(pattern.replace("{language}", "*"), recursive=True)  # noqa: PTH207
         paths = sorted(Path(name) for name in names)
@@ -103,6 +105,8 @@ def _file_source(path: Path, pattern: str, item: SourceConfig, columns: Columns)
     kind = _format(path) if item.format == "auto" else item.format
     if not kind:
         raise InputError(f"{path}: its format is not known by its ending; set `format:`")
+    if not str(path).isprintable() and not _is_utf8(str(path)):
+        raise InputError(f"{str(path)!r}: the name is no UTF-8; rename the file")
     language = item.language or _language_in(path, pattern)
     return Source(_name(str(path), item), str(path), kind, item, columns, language)
 
@@ -119,18 +123,35 @@ def _format(path: Path) -> str:
     return SUFFIXES.get(plain.suffix.lower(), "")
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _language_in(path: Path, pattern: str) -> str | None:
     if "{language}" not in pattern:
         return None
-    before, after = (re.escape(part) for part in pattern.split("{language}", 1))
-    wild = str.maketrans({"*": "[^/]*", "?": "[^/]"})
-    regex = (before + "([^/]+?)" + after).replace(r"\*", "*").replace(r"\?", "?").translate(wild)
-    match = re.fullmatch(regex, str(path))
+    before, after = (_regex(part) for part in pattern.split("{language}", 1))
+    match = re.fullmatch(f"{before}([^/]+?){after}", str(path))
     code = parse_tag(match[1]) if match else None
     if code is None:
         part = match[1] if match else path.name
         raise InputError(f"{path}: {part!r} stands where {{language}} is, but is no known language")
     return code
+
+
+def _regex(pattern: str) -> str:
+    """What `glob` would match with this part of a pattern."""
+    wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\])", pattern)
+    for place in range(1, len(parts), 2):
+        one_of = parts[place].replace("\\", "\\\\").replace("[!", "[^")
+        parts[place] = wild.get(parts[place], one_of)
+    parts[::2] = map(re.escape, parts[::2])
+    return "".join(parts)
 
 
 def signature(source: Source) -> str:
@@ -156,6 +177,9 @@ def check(source: Source) -> None:
     known = _known_columns(source)
     if known is None:
         return
+    twice = sorted({name for name in known if known.count(name) > 1})
+    if twice:
+        raise InputError(f"{source.name} has two columns of the name {twice[0]!r}; rename one")
     wanted = [source.columns.messages, source.columns.prompt]
     if not any(name in known for name in wanted if name):
         raise InputError(
@@ -222,14 +246,27 @@ def _table_text(source: Source, only: str | None) -> Iterator[Row]:
     with _open(source.place) as file:
         reader = _csv_reader(file, source)
         names: Sequence[str] = source.config.names or next(reader, [])
-        for values in reader:
+        for values in _records(reader):
             if not values:
                 continue
-            if len(values) == len(names):
+            if isinstance(values, csv.Error):
+                yield Row(reader.line_num, None, "malformed_csv", str(values))
+            elif len(values) == len(names):
                 yield Row(reader.line_num, dict(zip(names, values, strict=True)))
             else:
                 detail = f"{len(values)} fields where {len(names)} are wanted"
                 yield Row(reader.line_num, None, "malformed_csv", detail, ",".join(values))
+
+
+def _records(reader: Any) -> Iterator[list[str] | csv.Error]:
+    """All records; one that is no CSV is an error, after which the reading goes on."""
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield error
 
 
 def _csv_reader(file: IO[bytes], source: Source) -> Any:
@@ -243,6 +280,7 @@ def _csv_reader(file: IO[bytes], source: Source) -> Any:
         first,
         delimiter="\t" if source.format == "tsv" else ",",
         quoting=csv.QUOTE_MINIMAL if source.config.quoting else csv.QUOTE_NONE,
+        strict=True,
     )
 
 
@@ -264,7 +302,7 @@ def _batch_rows(batch: pa.RecordBatch, before: int) -> Iterator[Row]:
     try:
         for offset, fields in enumerate(batch.to_pylist(), start=1):
             yield Row(before + offset, fields)
-    except UnicodeDecodeError:
+    except (ValueError, ArithmeticError):  # invalid UTF-8, a date beyond Python's
         for offset in range(batch.num_rows):
             yield _single_row(batch.slice(offset, 1), before + offset + 1)
 
@@ -275,14 +313,28 @@ def _single_row(batch: pa.RecordBatch, line: int) -> Row:
     except UnicodeDecodeError as error:
         raw = error.object.decode("utf-8", "replace")
         return Row(line, None, "invalid_utf8", str(error), raw)
+    except (ValueError, ArithmeticError) as error:
+        return Row(line, None, "unreadable_value", str(error), _in_words(batch))
+
+
+def _in_words(batch: pa.RecordBatch) -> str:
+    """Arrow's own words for values that Python cannot hold."""
+    told = (" ".join(str(column).split()) for column in batch.columns)
+    return ", ".join(
+        f"{name}: {value}" for name, value in zip(batch.schema.names, told, strict=True)
+    )
 
 
 def _rows_of_dataset(source: Source, only: str | None) -> Iterator[Row]:
     dataset = _dataset(source)
     if only in dataset.column_names:
         dataset = dataset.select_columns([only])
-    for line, fields in enumerate(dataset, start=1):
-        yield Row(line, fields)
+    line = 0
+    for table in dataset.with_format("arrow").iter(PARQUET_BATCH_ROWS):
+        for batch in table.combine_chunks().to_batches():
+            for row in _batch_rows(batch, line):
+                line = row.line
+                yield row
 
 
 def _dataset(source: Source) -> Any:

@@ -107,13 +107,16 @@ class Store:
             raise StoreError(f"{relative}: these columns are not those of {kind} files")
         note = json.dumps({"kind": kind, **footer}, sort_keys=True).encode()
         buffer = io.BytesIO()
-        pq.write_table(
-            table.replace_schema_metadata({FOOTER_KEY: note}),
+        with pq.ParquetWriter(
             buffer,
+            schema.with_metadata({FOOTER_KEY: note}),
             compression=self.compression,
             use_dictionary=[leaf for leaf in _leaves(schema) if REPEATING & set(leaf.split("."))],
             write_statistics=False,
-        )
+            write_page_checksum=True,
+        ) as writer:
+            if table.num_rows:  # an empty row group is more than `datasets` can read
+                writer.write_table(table.replace_schema_metadata({FOOTER_KEY: note}))
         data = buffer.getbuffer()
         digest = hashlib.sha256(data).hexdigest()
         relative = relative.replace(DIGEST, digest[:DIGEST_HEX])
@@ -154,26 +157,34 @@ class Store:
         if link.is_symlink() and link.readlink() == Path(name):
             return
         temporary = link.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-        temporary.symlink_to(name)
-        temporary.rename(link)
+        try:
+            temporary.symlink_to(name)
+            temporary.rename(link)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StoreError(f"{link} cannot be set: {error.strerror or error}") from error
 
     def read(self, relative: str, columns: list[str] | None = None) -> Content:
         """A whole file. Raises StoreError with the file's name when it is damaged or gone."""
         try:
             data = self.path(relative).read_bytes()
-            file = pq.ParquetFile(pa.BufferReader(data))  # half the cost of pq.read_table
+            # half the cost of pq.read_table
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
             table = file.read(columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
+            note = _note(table.schema.metadata)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"{self.path(relative)} cannot be read: {error}") from error
-        return Content(table, hashlib.sha256(data).hexdigest(), _note(table.schema.metadata))
+        return Content(table, hashlib.sha256(data).hexdigest(), note)
 
     def footer(self, relative: str) -> dict[str, Any]:
         """A file's own account of itself, with its number of `rows`; reads no data."""
         try:
             metadata = pq.read_metadata(self.path(relative))
-        except (OSError, pa.ArrowException) as error:
+            note = _note(metadata.metadata)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"{self.path(relative)} cannot be read: {error}") from error
-        return {**_note(metadata.metadata), "rows": metadata.num_rows}
+        return {**note, "rows": metadata.num_rows}
 
     def footers(self, relatives: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The footers of many files, by path."""
@@ -237,7 +248,11 @@ class Store:
 
     def sweep(self) -> int:
         """Removes what killed processes left half-written; only for the holder of the lock."""
-        leftovers = [path for path in self.root.rglob(f"{TEMPORARY}*") if not path.is_dir()]
+        leftovers = [
+            path
+            for path in self.root.rglob(f"{TEMPORARY}*")
+            if path.is_symlink() or not path.is_dir()
+        ]
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)
@@ -245,8 +260,12 @@ class Store:
     def append_event(self, event: str, **facts: Any) -> None:
         """Adds one line to the run's diary; only the driver writes it."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
-        with (self.root / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with (self.root / "events.jsonl").open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"
+                line = f"\n{line}" if torn else line
+            file.write(line.encode() + b"\n")
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The diary; a line torn by a kill is passed over."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PLUS_MINUS = "\u00b1"
 SHOWN_SOURCES = 5
+KEPT = "\n\t\u200c\u200d\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 LEGEND = (
     "alone: mean reward of the language's best single teacher; gain: what choosing per prompt adds "
     "to it, with its 95 % interval"
@@ -119,7 +120,7 @@ def _ledger_line(summary: Summary) -> str:
     lost = sum(ledger.quarantined.values())
     tail = f" + {ledger.unfinished:,} unfinished" if ledger.unfinished else ""
     return (
-        f"ledger: {ledger.rows_read:,} rows read, {refused:,} refused; "
+        f"ledger: {ledger.rows_read:,} rows in the sources, {refused:,} refused; "
         f"{ledger.prompts:,} prompts = {ledger.selected:,} selected + {lost:,} quarantined{tail}"
     )
 
@@ -202,6 +203,9 @@ def of_prompt(found: Shown) -> Group:
 
 
 def harmless(text: str, style: str = "") -> Text:
-    """Text of others: no markup, and control characters shown instead of obeyed."""
-    kept = (c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    """Text of others: no markup, and control characters shown instead of obeyed.
+
+    Spaces of other scripts and the joiners that Persian, Hindi and emoji need stay as they are.
+    """
+    kept = (c if c in KEPT or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return Text("".join(kept), style=style)

@@ -39,7 +39,7 @@ def _conversation(value: Any) -> list[Message]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRowError("wrong_type", f"messages are no JSON: {error}") from None
     if not isinstance(value, list):
         raise BadRowError("wrong_type", f"messages should be a list, not {type(value).__name__}")

@@ -175,10 +175,11 @@ def open_run(place: Path) -> tuple[Store, Components]:
         raise UsageError(f"{place} is no run directory; `arbitrage run CONFIG.yaml` makes one")
     told = store.read_json("run.json")
     try:
-        config = RunConfig.model_validate(told["config"])
-    except (ValueError, KeyError) as error:
-        raise StoreError(f"{place}/run.json was written by another version: {error}") from error
-    return store, resolve(config, told["fingerprints"])
+        config, known = RunConfig.model_validate(told["config"]), told["fingerprints"]
+    except (ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise StoreError(f"{place}/run.json was written by another version: {first}") from error
+    return store, resolve(config, known)
 
 
 def status(place: Path) -> Status:

@@ -40,8 +40,8 @@ POLL_S = 0.25
 SHARD_SIZE = 4096
 SENTENCES = {
     "en": "Please explain to my younger sister in simple words how a {} works and why we need one.",
-    "de": "Bitte schreibe mir eine kurze Geschichte, in der ein {} und ein alter Kapitaen vorkommen.",
-    "fr": "Pourriez-vous me dire comment choisir un bon {} sans depenser trop d'argent cette annee ?",
+    "de": "Bitte schreibe mir eine kurze Geschichte, in der ein {} und ein Kapitaen vorkommen.",
+    "fr": "Pourriez-vous me dire comment choisir un bon {} sans trop depenser cette annee ?",
     "es": "Necesito que me ayudes a escribir una carta sobre el {} que he comprado esta semana.",
     "it": "Vorrei sapere quali sono i vantaggi di un {} moderno rispetto a quelli di una volta.",
     "nl": "Kun je mij uitleggen waarom een {} in de winter langzamer werkt dan in de zomer?",
@@ -95,7 +95,7 @@ def plain_loop(config: Path, prompts: Path) -> float:
 
     async def work() -> list[tuple[str, str, str, float]]:
         rows = []
-        for line in prompts.open(encoding="utf-8"):  # noqa: ASYNC230 - this is the plain loop
+        for line in prompts.open(encoding="utf-8"):
             fields = json.loads(line)
             messages = [{"role": "user", "content": fields["prompt"]}]
             prompt = Prompt(prompt_id(messages), fields["language"], messages)  # type: ignore[arg-type]
@@ -187,8 +187,8 @@ def main() -> None:
             r = measure(config, count)
             rate = r.rows / r.working_s
             print(f"{count:9,} {r.rows:9,} {r.wall_s:7.1f} {r.working_s:7.1f} {rate:8,.0f} "
-                  f"{loop:8,.0f} {rate / loop:6.2f} {r.cpu_s:6.1f} {r.driver_mb:10.0f} {r.tree_mb:8.0f}",
-                  flush=True)  # fmt: skip
+                  f"{loop:8,.0f} {rate / loop:6.2f} {r.cpu_s:6.1f} {r.driver_mb:10.0f} "
+                  f"{r.tree_mb:8.0f}", flush=True)  # fmt: skip
             if args.keep:
                 shutil.rmtree(args.keep, ignore_errors=True)
                 shutil.copytree(folder, args.keep, symlinks=True)

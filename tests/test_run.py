@@ -96,7 +96,7 @@ def test_every_prompt_is_there_once_with_the_best_candidate(finished: Path) -> N
 
 def test_the_manifest_counts_rows_and_checksums(finished: Path) -> None:
     folder = finished / "run/selected/latest"
-    manifest = json.loads((folder / "_manifest.json").read_text())
+    manifest = json.loads(Path(f"{folder.resolve()}.manifest.json").read_text())
     found = digests(folder.resolve())
     assert {entry["file"]: entry["sha256"] for entry in manifest["files"]} == found
     assert manifest["rows"] == len(pd.read_parquet(folder))

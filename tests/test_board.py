@@ -1,0 +1,328 @@
+"""The board alone: what is ready, tried again, given up, set aside, and when all is over."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from harness import imagined, pretend
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arbitrage.plan import CLERK, READER, Report, ShardState, Task
+
+if TYPE_CHECKING:
+    from arbitrage.board import Board
+    from arbitrage.components import Components
+
+SHARDS = 4
+
+
+def shard_states(count: int = SHARDS) -> list[ShardState]:
+    return [ShardState(n, f"prompts/{n:05d}.0.parquet", 10) for n in range(count)]
+
+
+def next_owner(board: Board) -> str | None:
+    return next((owner for owner, role in board.roles.items() if role.ready), None)
+
+
+def play(board: Board, components: Components, shards: int = SHARDS) -> list[Task]:
+    """Does everything that is ready, and what that opens up."""
+    done = []
+    while (owner := next_owner(board)) is not None:
+        task = board.take(owner)
+        board.finished(task, pretend(task, components, shards))
+        done.append(task)
+        assert len(done) < 1000
+    return done
+
+
+def play_until(board: Board, components: Components, stage: str) -> Task:
+    """Goes on until a task of this stage is ready, and takes it."""
+    while True:
+        owner = next(o for o, r in board.roles.items() if r.ready)
+        task = board.take(owner)
+        if task.stage == stage:
+            return task
+        board.finished(task, pretend(task, components, SHARDS))
+
+
+def is_over(board: Board) -> bool:
+    return not board.is_open() and not board.in_flight()
+
+
+def test_every_stage_of_every_shard_is_done_once_and_then_all_is_over() -> None:
+    components, board = imagined(3)
+    done = play(board, components)
+    counts = Counter(task.stage for task in done)
+    assert counts == {
+        "read": SHARDS + 1,
+        "route": SHARDS,
+        "generate": 3 * SHARDS,
+        "score": 3 * SHARDS,
+        "select": SHARDS,
+    }
+    assert len({task.output for task in done}) == len(done)
+    assert is_over(board)
+    assert not board.given_up
+    assert not any(board.expects_more(owner) for owner in board.roles)
+    assert not any(role.left for role in board.roles.values())
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 3), st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_finishing_changes_neither_the_tasks_nor_the_end(
+    rng: random.Random, teachers: int, shards: int
+) -> None:
+    components, board = imagined(teachers)
+    flying: list[Task] = []
+    done: list[Task] = []
+    while board.is_open():
+        owners = [owner for owner, role in board.roles.items() if role.ready]
+        if owners and (not flying or rng.random() < 0.6):
+            flying.append(board.take(rng.choice(owners)))
+            assert board.in_flight()
+            continue
+        task = flying.pop(rng.randrange(len(flying)))
+        board.finished(task, pretend(task, components, shards))
+        done.append(task)
+    assert len(done) == len(set(done)) == shards * (2 + 2 * teachers) + shards + 1
+    assert is_over(board)
+    for task in done:
+        if task.stage == "score":
+            assert {t.output for t in done[: done.index(task)]} >= set(task.inputs[1:])
+
+
+def test_tasks_are_taken_in_the_order_in_which_they_became_ready() -> None:
+    components, board = imagined(1, shards=shard_states(), unread=False)
+    owner = components.teachers[0].fingerprint
+    routes = [board.take(CLERK) for _ in range(SHARDS)]
+    assert [task.shard for task in routes] == list(range(SHARDS))
+    for number in (2, 0, 3, 1):
+        board.finished(routes[number], pretend(routes[number], components, SHARDS))
+    first = board.take(owner)
+    assert first.shard == 2
+    assert board.failed(first, "an accident")
+    assert [board.take(owner).shard for _ in range(SHARDS)] == [0, 3, 1, 2]
+    with pytest.raises(StopIteration):
+        board.take(owner)
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+def test_a_task_is_tried_a_bounded_number_of_times(attempts: int) -> None:
+    components, board = imagined(1, shards=shard_states(1), unread=False, attempts=attempts)
+    play_until(board, components, "generate")
+    owner = components.teachers[0].fingerprint
+    task = next(iter(board.roles[owner].in_flight))
+    outcomes = [board.failed(task, "try 1")]
+    while board.roles[owner].ready:
+        outcomes.append(board.failed(board.take(owner), f"try {len(outcomes) + 1}"))
+    assert outcomes == [True] * (attempts - 1) + [False]
+    assert board.given_up == {task: f"try {attempts}"}
+    assert is_over(board)
+
+
+def test_a_failure_of_one_task_leaves_the_tries_of_the_others_alone() -> None:
+    components, board = imagined(1, shards=shard_states(), unread=False, attempts=2)
+    owner = components.teachers[0].fingerprint
+    for _ in range(SHARDS):
+        route = board.take(CLERK)
+        board.finished(route, pretend(route, components, SHARDS))
+    assert all(board.failed(board.take(owner), "once") for _ in range(SHARDS))
+    done = play(board, components)
+    assert sum(task.stage == "select" for task in done) == SHARDS
+    assert not board.given_up
+
+
+def test_a_task_that_succeeds_after_failures_is_not_given_up() -> None:
+    components, board = imagined(1, shards=shard_states(1), unread=False, attempts=3)
+    task = play_until(board, components, "generate")
+    assert board.failed(task, "one")
+    board.take(task.owner)
+    assert board.failed(task, "two")
+    play(board, components)
+    assert not board.given_up
+    assert is_over(board)
+
+
+def test_giving_up_one_generation_ends_the_run_and_keeps_the_rest() -> None:
+    components, board = imagined(2, shards=shard_states(), unread=False, attempts=1)
+    lost = play_until(board, components, "generate")
+    assert not board.failed(lost, "it cannot be done")
+    done = play(board, components)
+    assert board.given_up == {lost: "it cannot be done"}
+    assert is_over(board), "what waits for a lost generation must not keep the run alive"
+    selected = {task.shard for task in done if task.stage == "select"}
+    assert selected == set(range(SHARDS)) - {lost.shard}
+
+
+def test_a_reader_that_is_given_up_ends_the_run_after_what_was_read() -> None:
+    components, board = imagined(2, attempts=2)
+    for _ in range(2):
+        task = board.take(READER)
+        board.finished(task, pretend(task, components, SHARDS))
+    assert board.failed(board.take(READER), "unreadable")
+    assert not board.failed(board.take(READER), "unreadable")
+    assert not board.reading
+    done = play(board, components)
+    assert sum(task.stage == "select" for task in done) == 2
+    assert is_over(board)
+    assert [task.stage for task in board.given_up] == ["read"]
+    assert not any(board.expects_more(owner) for owner in board.roles)
+
+
+@pytest.mark.parametrize("stage", ["route", "generate", "score", "select"])
+def test_no_role_expects_more_once_nothing_can_come(stage: str) -> None:
+    """A role that waits for what was given up holds its slots for nothing."""
+    components, board = imagined(2, shards=shard_states(1), unread=False, attempts=1)
+    task = play_until(board, components, stage)
+    board.failed(task, "given up")
+    play(board, components)
+    assert is_over(board)
+    assert {o: board.expects_more(o) for o in board.roles} == dict.fromkeys(board.roles, False)
+
+
+def test_a_teacher_set_aside_gives_up_its_tasks_and_the_others_go_on() -> None:
+    components, board = imagined(2, shards=shard_states(), unread=False)
+    broken, sound = components.teachers
+    task = play_until(board, components, "generate")
+    assert task.owner == broken.fingerprint
+    board.set_aside(broken.fingerprint, "no such model")
+    role = board.roles[broken.fingerprint]
+    assert not role.ready
+    assert not role.in_flight
+    assert not board.expects_more(broken.fingerprint)
+    done = play(board, components)
+    assert {t.owner for t in done if t.stage == "generate"} == {sound.fingerprint}
+    assert sum(t.stage == "generate" for t in done) == SHARDS
+    lost = {t for t in board.given_up if t.owner == broken.fingerprint}
+    assert {t.shard for t in lost} == set(range(SHARDS))
+    assert set(board.given_up.values()) == {"no such model"}
+    assert is_over(board)
+
+
+def test_a_teacher_set_aside_is_not_handed_later_shards() -> None:
+    components, board = imagined(1)
+    owner = components.teachers[0].fingerprint
+    board.set_aside(owner, "no such model")
+    play(board, components)
+    assert len(board.given_up) == SHARDS
+    assert board.roles[owner].set_aside == "no such model"
+    assert is_over(board)
+
+
+def test_an_arbiter_set_aside_gives_up_what_waits_for_it_too() -> None:
+    components, board = imagined(2, shards=shard_states(), unread=False)
+    arbiter = components.arbiter.fingerprint
+    play_until(board, components, "generate")
+    assert board.roles[arbiter].waiting
+    board.set_aside(arbiter, "no such model")
+    assert not board.expects_more(arbiter)
+    assert board.roles[arbiter].left == 0, "it will do nothing more, so nothing is left for it"
+
+
+def test_a_failure_that_comes_in_after_its_role_was_set_aside_is_not_tried_again() -> None:
+    components, board = imagined(1, shards=shard_states(), unread=False, attempts=9)
+    task = play_until(board, components, "generate")
+    board.set_aside(task.owner, "broken")
+    assert not board.failed(task, "the replica died")
+    assert not board.roles[task.owner].ready
+
+
+def test_a_task_that_finishes_after_its_role_was_set_aside_counts_and_is_scored() -> None:
+    components, board = imagined(1, shards=shard_states(1), unread=False)
+    task = play_until(board, components, "generate")
+    board.set_aside(task.owner, "broken")
+    board.finished(task, pretend(task, components, 1))
+    done = play(board, components)
+    assert [t.stage for t in done] == ["score", "select"]
+    assert not board.given_up
+
+
+def test_stale_scores_are_made_again_and_then_the_product() -> None:
+    components, board = imagined(2, shards=shard_states(1), unread=False)
+    select = play_until(board, components, "select")
+    scores = select.inputs[2]
+    assert board.stale(select, scores, "stale")
+    assert next_owner(board) == components.arbiter.fingerprint
+    done = play(board, components)
+    assert [task.stage for task in done] == ["score", "select"]
+    assert done[0].output == scores
+    assert done[1] == select
+    assert is_over(board)
+    assert not board.given_up
+
+
+@pytest.mark.parametrize("attempts", [2, 3])
+def test_scores_that_stay_stale_are_given_up(attempts: int) -> None:
+    components, board = imagined(1, shards=shard_states(1), unread=False, attempts=attempts)
+    select = play_until(board, components, "select")
+    again = 0
+    while board.stale(select, select.inputs[2], "stale for ever"):
+        again += 1
+        assert play_until(board, components, "select") == select
+        assert again < 20
+    assert again == attempts - 1
+    assert board.given_up == {select: "stale for ever"}
+    assert is_over(board)
+
+
+def test_a_shard_with_more_stale_scores_than_tries_is_mended_all_the_same() -> None:
+    """Each of them is mended at the first try, so none of them was tried too often."""
+    components, board = imagined(5, shards=shard_states(1), unread=False, attempts=3)
+    select = play_until(board, components, "select")
+    for scores in select.inputs[2::2]:
+        assert board.stale(select, scores, "stale"), "it was given up though every try mended one"
+        select = play_until(board, components, "select")
+    board.finished(select, Report(10))
+    assert is_over(board)
+    assert not board.given_up
+
+
+def test_a_replica_lost_while_loading_is_forgiven_a_few_times() -> None:
+    components, board = imagined(2, attempts=3)
+    one, other = (teacher.fingerprint for teacher in components.teachers)
+    assert [board.load_lost(one) for _ in range(3)] == [False, False, True]
+    assert not board.load_lost(other)
+
+
+def test_a_role_expects_more_while_prompts_are_read_and_routed() -> None:
+    components, board = imagined(1)
+    teacher = components.teachers[0].fingerprint
+    arbiter = components.arbiter.fingerprint
+    assert board.expects_more(teacher)
+    assert board.expects_more(arbiter)
+    assert not board.expects_more(READER)
+    for _ in range(SHARDS + 1):
+        task = board.take(READER)
+        board.finished(task, pretend(task, components, SHARDS))
+    assert not board.reading
+    assert board.expects_more(teacher), "there are shards that are not routed yet"
+    for _ in range(SHARDS):
+        task = board.take(CLERK)
+        board.finished(task, pretend(task, components, SHARDS))
+    assert not board.expects_more(teacher), "all it will ever get is ready now"
+    assert board.expects_more(arbiter)
+    assert len(board.roles[teacher].ready) == SHARDS
+
+
+def test_counts_are_of_this_session_and_add_up() -> None:
+    components, board = imagined(2)
+    play(board, components)
+    for teacher in components.teachers:
+        role = board.roles[teacher.fingerprint]
+        assert (role.done, role.rows, role.completion_tokens) == (SHARDS, 10 * SHARDS, 100 * SHARDS)
+    assert board.roles[READER].done == SHARDS
+    assert board.roles[components.arbiter.fingerprint].done == 2 * SHARDS
+    assert board.roles[CLERK].done == 2 * SHARDS
+    assert board.shards == SHARDS
+
+
+def test_a_run_with_nothing_missing_is_over_before_it_starts() -> None:
+    components, board = imagined(1, shards=[], unread=False)
+    assert is_over(board)
+    assert next_owner(board) is None
+    assert not any(board.expects_more(owner) for owner in board.roles)
+    assert components.arbiter.fingerprint in board.roles
