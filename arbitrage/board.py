@@ -52,8 +52,10 @@ class Board:
         self._attempts = attempts
         self._tries: Counter[Task] = Counter()
         self._lost_loads: Counter[str] = Counter()
+        self._stale: Counter[str] = Counter()
         self.given_up: dict[Task, str] = {}
         self._dead: set[str] = set()
+        self._cut_off: set[Task] = set()
         components = planner.components
         owners = [(READER, READER), *((t.name, t.fingerprint) for t in components.teachers)]
         owners += [(components.arbiter.name, components.arbiter.fingerprint), (CLERK, CLERK)]
@@ -82,8 +84,11 @@ class Board:
             if task in role.in_flight or task in role.ready or task in self.given_up:
                 continue
             lost = next((path for path in task.inputs if path in self._dead), None)
-            if role.set_aside or lost:
-                self._drop(task, role.set_aside or f"it needs {lost}, which is not to be had")
+            if lost:
+                self._cut_off.add(task)
+                self._drop(task, f"it needs {lost}, which is not to be had")
+            elif role.set_aside:
+                self._drop(task, role.set_aside)
             elif self._planner.is_ready(task):
                 role.waiting.discard(task)
                 role.ready[task] = None
@@ -141,10 +146,13 @@ class Board:
 
     def _revive(self, task: Task) -> None:
         """A task that was given up is done after all (by another replica): so others may be."""
-        if task.output in self._dead:
-            for other in [t for t in self.given_up if t.shard == task.shard]:
-                del self.given_up[other]
-                self._dead.discard(other.output)
+        if task.output not in self._dead:
+            return
+        followers = [other for other in self._cut_off if other.shard == task.shard]
+        for other in [task, *followers]:
+            self.given_up.pop(other, None)
+            self._dead.discard(other.output)
+            self._cut_off.discard(other)
 
     def _was_read(self, shard: Shard | None) -> None:
         if shard is None:
@@ -184,8 +192,8 @@ class Board:
         """A product task met scores of other candidates: they are made again, then it is."""
         role = self.roles[task.owner]
         role.in_flight.discard(task)
-        self._tries[task] += 1
-        if self._tries[task] >= self._attempts:
+        self._stale[scores] += 1
+        if self._stale[scores] >= self._attempts:
             self._give_up(task, reason)
             return False
         self._planner.listing.files.discard(scores)
@@ -201,7 +209,8 @@ class Board:
         """Gives up all tasks of a role whose engine cannot work."""
         role = self.roles[owner]
         role.set_aside = reason
-        for task in [*role.ready, *role.in_flight]:
-            self._give_up(task, reason)
+        left = [*role.ready, *role.in_flight, *role.waiting]
         role.ready.clear()
         role.in_flight.clear()
+        for task in left:
+            self._give_up(task, reason)

@@ -81,16 +81,23 @@ def decide(roles: Sequence[RoleView], free: Slots) -> list[Start | Stop]:
         (role for role in roles if role.ready and not role.replicas), key=lambda r: -r.ready
     )
     starts: list[Start] = []
+    made_room: list[Stop] = []
     for role in waiting:
-        made_room = [] if free.holds(role.demand) else _make_room(roles, stops, role.demand, free)
-        stops += made_room
-        free = _freed(roles, made_room, free)
+        if not free.holds(role.demand):
+            more = _make_room(roles, [*stops, *made_room], role.demand, free)
+            made_room += more
+            free = _freed(roles, more, free)
         if free.holds(role.demand):
             free = free.minus(role.demand)
             starts.append(Start(role.name))
-    if len(starts) < len(waiting):
-        return [*stops, *starts]
-    return [*stops, *starts, *_grow(roles, free), *_load_ahead(roles, _after(roles, free))]
+    made_room, free = _without_spare(roles, made_room, free)
+    stops += made_room
+    started = {start.role for start in starts}
+    patient = [role.demand for role in waiting if role.name not in started]
+    growth = _grow(roles, free, patient)
+    if patient:
+        return [*stops, *starts, *growth]
+    return [*stops, *starts, *growth, *_load_ahead(roles, _spent(roles, growth, free))]
 
 
 def _freed(roles: Sequence[RoleView], stops: Sequence[Stop], free: Slots) -> Slots:
@@ -119,10 +126,37 @@ def _make_room(
     return []
 
 
-def _grow(roles: Sequence[RoleView], free: Slots) -> list[Start]:
-    """Further replicas for roles with more ready work than their replicas can have in flight."""
+def _without_spare(
+    roles: Sequence[RoleView], stops: list[Stop], free: Slots
+) -> tuple[list[Stop], Slots]:
+    """Takes back the stops whose slots are still free after all: later ones made room enough."""
+    demand = {role.name: role.demand for role in roles}
+    kept = []
+    for stop in stops:
+        if free.holds(demand[stop.role]):
+            free = free.minus(demand[stop.role])
+        else:
+            kept.append(stop)
+    return kept, free
+
+
+def _competes(demand: Slots, patient: Sequence[Slots]) -> bool:
+    """Whether it would take slots of a kind that some waiting role needs."""
+    return any(
+        mine > 0 and theirs > 0
+        for wish in patient
+        for mine, theirs in zip(demand, wish, strict=True)
+    )
+
+
+def _grow(roles: Sequence[RoleView], free: Slots, patient: Sequence[Slots]) -> list[Start]:
+    """Further replicas for roles with more ready work than their replicas can have in flight.
+
+    A role that waits for a large demand is not overtaken by the growth of another into the slots
+    that it is waiting for.
+    """
     starts: list[Start] = []
-    growing = [role for role in roles if role.replicas]
+    growing = [role for role in roles if role.replicas and not _competes(role.demand, patient)]
     while True:
         growing = [
             role
@@ -140,10 +174,6 @@ def _grow(roles: Sequence[RoleView], free: Slots) -> list[Start]:
         left = max(0, role.ready - IN_FLIGHT_PER_REPLICA)
         grown = replace(role, replicas=role.replicas + 1, ready=left)
         growing = [grown if other is role else other for other in growing]
-
-
-def _after(roles: Sequence[RoleView], free: Slots) -> Slots:
-    return _spent(roles, _grow(roles, free), free)
 
 
 def _spent(roles: Sequence[RoleView], starts: Sequence[Start], free: Slots) -> Slots:

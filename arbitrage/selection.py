@@ -58,7 +58,9 @@ def best(field: Field) -> Choice:
     """
     prompts = len(field.prompt_ids)
     score = np.where(np.isnan(field.score), -np.inf, field.score)
-    order = np.lexsort((field.sample, field.teacher, -score, ~field.eligible, field.prompt))
+    rank = np.argsort(np.argsort(field.teachers))  # by fingerprint, not by place in the pool
+    keys = (field.sample, rank[field.teacher], -score, ~field.eligible, field.prompt)
+    order = np.lexsort(keys)
     starts = np.searchsorted(field.prompt[order], np.arange(prompts + 1))
     _break_ties(field, order)
     return Choice(order, starts, _margin(field, order, starts), _chosen(field, order, starts))

@@ -111,20 +111,23 @@ async def generate(task: Task, desk: Desk) -> Report:
     fresh: dict[str, list[_Answer]] = {}
     for (prompt, _), answers in zip(missing, made, strict=True):
         fresh.setdefault(prompt.id, []).extend(answers)
-    table = pa.concat_tables(
-        [_candidates(prompts, fresh, teacher), *(stored[p.id] for p in prompts if p.id in stored)]
-    )
+    new = table = _candidates(prompts, fresh, teacher)
     if stored:
-        table = _in_order(table, prompts)
+        kept = (stored[prompt.id] for prompt in prompts if prompt.id in stored)
+        table = _in_order(pa.concat_tables([new, *kept]), prompts)
     _check_complete(table, prompts, teacher)
-    counts = {
-        "errors": table.num_rows - table["error"].null_count,
-        "prompt_tokens": _total(table, "prompt_tokens"),
-        "completion_tokens": _total(table, "completion_tokens"),
-    }
-    note = {"key": task.key, "teacher": task.owner, "made_with": engine.provenance(), **counts}
+    note: dict[str, Any] = {"key": task.key, "teacher": task.owner, **_counts(table)}
+    note["made_with"] = engine.provenance()
     await _publish(desk, task.output, table.combine_chunks(), note)
-    return Report(table.num_rows, **counts)
+    return Report(new.num_rows, **_counts(new))
+
+
+def _counts(table: pa.Table) -> dict[str, Any]:
+    return {
+        "errors": table.num_rows - table["error"].null_count,
+        "prompt_tokens": pc.sum(table["prompt_tokens"]).as_py() or 0,
+        "completion_tokens": pc.sum(table["completion_tokens"]).as_py() or 0,
+    }
 
 
 def _check_complete(table: pa.Table, prompts: list[Prompt], teacher: Teacher) -> None:
@@ -139,10 +142,6 @@ def _check_complete(table: pa.Table, prompts: list[Prompt], teacher: Teacher) ->
 async def _publish(desk: Desk, path: str, table: pa.Table, note: dict[str, Any]) -> Published:
     """In a thread: while the disk is waited for, the engine goes on with the other shard."""
     return await asyncio.to_thread(desk.store.publish, path, table, note)
-
-
-def _total(table: pa.Table, column: str) -> int:
-    return pc.sum(table[column]).as_py() or 0
 
 
 def _asked(task: Task, store: Store, teacher: Teacher) -> list[Prompt]:

@@ -6,15 +6,17 @@ Fits 80 columns. Text of models and users is text: no markup, control characters
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from arbitrage.stats import Moments
 
 if TYPE_CHECKING:
+    from rich.console import ConsoleOptions, RenderableType, RenderResult
+
     from arbitrage.summary import LanguageResult, Summary
     from arbitrage.views import Preview, Shown, Status
 
@@ -31,7 +33,12 @@ def of_summary(summary: Summary) -> Group:
     """The end of a run: winners, ledger, remarks, and where the product is."""
     parts: list[RenderableType] = []
     if summary.languages:
-        parts += [_winners(summary), Text(), _won_overall(summary), Text(LEGEND, style="dim")]
+        parts += [
+            _Fitted(_winners(summary)),
+            Text(),
+            _won_overall(summary),
+            Text(LEGEND, style="dim"),
+        ]
     parts.append(Text(_ledger_line(summary)))
     for what, counts in _remarks(summary).items():
         told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
@@ -42,10 +49,21 @@ def of_summary(summary: Summary) -> Group:
     return Group(*parts)
 
 
+class _Fitted:
+    """A table that keeps to the terminal's width also where text may run on."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Any, options: ConsoleOptions) -> RenderResult:
+        fit = options.update(width=console.width, no_wrap=False, overflow="ellipsis")
+        yield from console.render(self._table, fit)
+
+
 def _winners(summary: Summary) -> Table:
     """Who won where, and what choosing per prompt adds over the language's best teacher."""
     table = _table("lang", prompts=1, reward=1, alone=1, gain=1, won=0)
-    for column in table.columns:
+    for column in table.columns[:-1]:
         column.no_wrap = True
     for row in summary.languages:
         table.add_row(*_language_cells(row))
@@ -102,7 +120,7 @@ def _won_overall(summary: Summary) -> Text:
 def _shares(wins: dict[str, int], prompts: int) -> Text:
     """The teachers' shares of prompts won, largest first."""
     ranked = sorted(wins.items(), key=lambda item: (-item[1], item[0]))
-    told = Text()
+    told = Text(no_wrap=True, overflow="ellipsis")
     for place, (name, count) in enumerate(ranked):
         told.append("" if place == 0 else ", ")
         told.append(f"{name} {count / prompts:.0%}", style="green" if place == 0 else "")

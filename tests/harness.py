@@ -260,6 +260,12 @@ def planned(made: Run) -> list[Task]:
     return missing
 
 
+def lost_first(board: Board) -> dict[Task, str]:
+    """What was given up for its own sake, and not because it needs something else that was."""
+    outputs = {task.output for task in board.given_up}
+    return {t: why for t, why in board.given_up.items() if outputs.isdisjoint(t.inputs)}
+
+
 def imagined(
     teachers: int, *, shards: Iterable[ShardState] = (), unread: bool = True, attempts: int = 3
 ) -> tuple[Components, Board]:

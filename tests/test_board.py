@@ -7,11 +7,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import imagined, pretend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arbitrage.plan import CLERK, READER, Report, ShardState, Task
+from harness import imagined, lost_first, pretend
 
 if TYPE_CHECKING:
     from arbitrage.board import Board
@@ -120,7 +120,7 @@ def test_a_task_is_tried_a_bounded_number_of_times(attempts: int) -> None:
     while board.roles[owner].ready:
         outcomes.append(board.failed(board.take(owner), f"try {len(outcomes) + 1}"))
     assert outcomes == [True] * (attempts - 1) + [False]
-    assert board.given_up == {task: f"try {attempts}"}
+    assert lost_first(board) == {task: f"try {attempts}"}
     assert is_over(board)
 
 
@@ -152,10 +152,51 @@ def test_giving_up_one_generation_ends_the_run_and_keeps_the_rest() -> None:
     lost = play_until(board, components, "generate")
     assert not board.failed(lost, "it cannot be done")
     done = play(board, components)
-    assert board.given_up == {lost: "it cannot be done"}
+    assert lost_first(board) == {lost: "it cannot be done"}
     assert is_over(board), "what waits for a lost generation must not keep the run alive"
     selected = {task.shard for task in done if task.stage == "select"}
     assert selected == set(range(SHARDS)) - {lost.shard}
+
+
+@pytest.mark.parametrize("stage", ["route", "generate", "score", "select"])
+def test_in_the_end_every_task_is_done_or_given_up_with_a_reason(stage: str) -> None:
+    components, board = imagined(2, shards=shard_states(), unread=False, attempts=1)
+    lost = play_until(board, components, stage)
+    board.failed(lost, "an accident")
+    play(board, components)
+    assert is_over(board)
+    assert lost_first(board) == {lost: "an accident"}
+    assert not any(role.left for role in board.roles.values()), "nothing is left waiting"
+    for task, why in board.given_up.items():
+        if task != lost:
+            assert task.shard == lost.shard
+            assert any(path in why for path in task.inputs), "the reason names what is missing"
+
+
+def test_an_output_that_comes_in_late_takes_back_what_was_given_up_for_it() -> None:
+    components, board = imagined(2, shards=shard_states(1), unread=False, attempts=1)
+    first = play_until(board, components, "generate")
+    board.set_aside(first.owner, "broken")
+    play(board, components)
+    assert is_over(board)
+    board.finished(first, pretend(first, components, 1))
+    done = play(board, components)
+    assert [task.stage for task in done] == ["score", "select"]
+    assert not board.given_up
+
+
+def test_what_comes_in_late_does_not_hide_what_else_was_lost() -> None:
+    """One teacher's late answer is no reason to forget that another's was given up."""
+    components, board = imagined(2, shards=shard_states(1), unread=False, attempts=1)
+    late = play_until(board, components, "generate")
+    other = play_until(board, components, "generate")
+    board.set_aside(late.owner, "broken")
+    assert not board.failed(other, "an accident")
+    board.finished(late, pretend(late, components, 1))
+    done = play(board, components)
+    assert other not in done, "it was tried as often as it may be"
+    assert lost_first(board) == {other: "an accident"}
+    assert is_over(board)
 
 
 def test_a_reader_that_is_given_up_ends_the_run_after_what_was_read() -> None:
@@ -197,9 +238,10 @@ def test_a_teacher_set_aside_gives_up_its_tasks_and_the_others_go_on() -> None:
     done = play(board, components)
     assert {t.owner for t in done if t.stage == "generate"} == {sound.fingerprint}
     assert sum(t.stage == "generate" for t in done) == SHARDS
-    lost = {t for t in board.given_up if t.owner == broken.fingerprint}
+    lost = lost_first(board)
+    assert {t.owner for t in lost} == {broken.fingerprint}
     assert {t.shard for t in lost} == set(range(SHARDS))
-    assert set(board.given_up.values()) == {"no such model"}
+    assert set(lost.values()) == {"no such model"}
     assert is_over(board)
 
 
@@ -208,7 +250,7 @@ def test_a_teacher_set_aside_is_not_handed_later_shards() -> None:
     owner = components.teachers[0].fingerprint
     board.set_aside(owner, "no such model")
     play(board, components)
-    assert len(board.given_up) == SHARDS
+    assert len(lost_first(board)) == SHARDS
     assert board.roles[owner].set_aside == "no such model"
     assert is_over(board)
 
@@ -265,7 +307,7 @@ def test_scores_that_stay_stale_are_given_up(attempts: int) -> None:
         assert play_until(board, components, "select") == select
         assert again < 20
     assert again == attempts - 1
-    assert board.given_up == {select: "stale for ever"}
+    assert lost_first(board) == {select: "stale for ever"}
     assert is_over(board)
 
 

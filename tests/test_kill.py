@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from runs import cli, digests, start, write_config, write_prompts
+
+from command_line import cli, digests, start, write_config, write_prompts
 
 pytestmark = pytest.mark.cluster
 
@@ -60,5 +61,5 @@ def test_twenty_kills_leave_the_same_files_as_an_undisturbed_run(tmp_path: Path)
     folder = tmp_path / "killed/quarantine/select"
     lost = sum(len(pd.read_parquet(path)) for path in folder.rglob("*.parquet"))
     assert len(rows) + lost == PROMPTS
-    leftovers = [path for path in (tmp_path / "killed").rglob(".tmp-*")]
+    leftovers = list((tmp_path / "killed").rglob(".tmp-*"))
     assert leftovers == []

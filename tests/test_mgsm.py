@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from micro_models import make_arbiter, make_teacher
-from runs import cli, done_tasks
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from command_line import cli, done_tasks
+from micro_models import make_arbiter, make_teacher
 
 pytestmark = pytest.mark.cluster
 
@@ -103,10 +104,7 @@ def test_each_teacher_answered_its_languages(mgsm: Path, judged: pd.DataFrame) -
 
 
 def test_every_row_is_the_argmax(mgsm: Path, judged: pd.DataFrame) -> None:
-    usable = judged[
-        judged.score.notna()
-        & (judged.completion.fillna("").str.strip() != "")
-    ]
+    usable = judged[judged.score.notna() & (judged.completion.fillna("").str.strip() != "")]
     rows = pd.read_parquet(mgsm / "run/selected/latest").set_index("prompt_id")
     assert set(rows.index) == set(usable.prompt_id)
     for key, group in usable.groupby("prompt_id"):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pytest
-from harness import make_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from arbitrage.errors import StageError
 from arbitrage.product import Part, build
 from arbitrage.records import CANDIDATES, PROMPTS, QUARANTINE, RAW_CHARS, SCORES, SELECTED
 from arbitrage.selection import SELECTORS, best
+from harness import make_config
 
 if TYPE_CHECKING:
     from arbitrage.components import Components, Teacher

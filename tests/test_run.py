@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from runs import cli, digests, done_tasks, start, write_config, write_prompts
+
+from command_line import cli, digests, done_tasks, start, write_config, write_prompts
 
 pytestmark = pytest.mark.cluster
 

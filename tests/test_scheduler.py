@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import imagined, pretend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from arbitrage.scheduler import (
     assign,
     decide,
 )
+from harness import imagined, pretend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from arbitrage import summary, tables
+from arbitrage.stats import Moments
 from harness import (
     Run,
     fake,
     frame,
+    lost_first,
     make_config,
     numbered_prompts,
     opened,
@@ -23,11 +29,6 @@ from harness import (
     run,
     write_prompts,
 )
-from rich.cells import cell_len
-from rich.console import Console
-
-from arbitrage import summary, tables
-from arbitrage.stats import Moments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,11 +212,14 @@ def test_a_teacher_that_saves_lost_prompts_takes_them_out_of_the_ledger(tmp_path
 def test_what_was_given_up_is_named(tmp_path: Path) -> None:
     write_prompts(tmp_path / "prompts.jsonl", numbered_prompts(10))
     liar = fake(0.5, options={"lie": "drop"})
-    told = summed_up(run(make_config(tmp_path, {"liar": liar, "sound": fake(0.6)})))
+    made = run(make_config(tmp_path, {"liar": liar, "sound": fake(0.6)}))
+    told = summed_up(made)
     assert told.ledger.unfinished == 10
-    assert all(name.startswith("generate candidates/liar-") for name in told.given_up)
-    assert len(told.given_up) == 2
-    assert all("completions where" in why for why in told.given_up.values())
+    for task, why in lost_first(made.board).items():
+        assert task.output.startswith("candidates/liar-")
+        assert "completions where" in why
+        assert told.given_up[f"generate {task.output}"] == why
+    assert len(told.given_up) == len(made.board.given_up) >= 2
     assert told.languages == []
 
 

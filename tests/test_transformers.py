@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from micro_models import WINDOW, make_arbiter, make_teacher
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from arbitrage.components import resolve
@@ -23,6 +22,7 @@ from arbitrage.engines import build_generator, build_scorer
 from arbitrage.engines import transformers as engine_module
 from arbitrage.errors import EngineError, ItemError
 from arbitrage.records import Completion, Prompt
+from micro_models import WINDOW, make_arbiter, make_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
