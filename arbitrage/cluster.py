@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -227,10 +228,16 @@ class Cluster:
         """Everything that has happened, waiting for the first of it at most so long."""
         owners = {ref: r for r in self._replicas.values() for ref in r.tasks} | self._loading
         if not owners:
+            time.sleep(timeout_s)
             return []
-        ready, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s)
-        if ready:
-            ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+        try:
+            ready, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s)
+            if ready:
+                ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise ArbitrageError(
+                f"the Ray cluster was lost ({error}); run again, all that was made is kept"
+            ) from error
         return [self._settle(ref, owners[ref]) for ref in ready]
 
     def _settle(self, ref: Any, replica: Replica) -> Event:

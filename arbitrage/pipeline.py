@@ -44,14 +44,14 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
     store = Store(Path(config.run), config.output.compression)
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)
-    with store.lock():
+    with store.lock() as token:
         store.sweep()
         planner, shards = read_state(components, store)
         manifest.record_start(store, loaded, components, planner)
         unread = bool(prompt_set.unread)
         board = Board(planner, shards, unread=unread, attempts=config.cluster.attempts)
         if board.is_open():
-            desk = Desk(store, config, components, prompt_set=prompt_set)
+            desk = Desk(store, config, components, prompt_set=prompt_set, token=token)
             with progress, Cluster(desk) as cluster:
                 drive(board, cluster, store, progress, stop)
         manifest.record_end(store, components, planner)

@@ -12,6 +12,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from arbitrage.errors import StoreError
 from arbitrage.identity import fingerprint
 from arbitrage.store import shard_number
 
@@ -154,6 +155,12 @@ def read_state(components: Components, store: Store) -> tuple[Planner, list[Shar
     made = [path for path in listing.files if path.startswith(f"{product}/")]
     planner.selected = {p: note.get("key", "") for p, note in store.footers(made).items()}
     prompts = sorted((p for p in listing.files if p.startswith("prompts/")), key=shard_number)
+    numbers = [shard_number(path) for path in prompts]
+    if numbers != list(range(len(numbers))):
+        raise StoreError(
+            f"the prompt shards in {store.root}/prompts are not numbered 0 to {len(numbers) - 1}, "
+            "each once; one was removed or copied in by hand: put that right first"
+        )
     notes = store.footers(prompts)
     shards = [ShardState(shard_number(path), path, notes[path]["rows"]) for path in prompts]
     routes = {shard.number: planner.route_task(shard).output for shard in shards}

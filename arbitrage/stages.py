@@ -51,6 +51,7 @@ class Desk:
     components: Components
     engine: Generator | Scorer | None = None
     prompt_set: PromptSet | None = None
+    token: str | None = None
     unread: Iterator[Shard] | None = field(default=None, init=False)
 
 
@@ -68,6 +69,8 @@ async def read(task: Task, desk: Desk) -> Report:
     if desk.unread is None:
         earlier = published_from(task.shard, desk.store)
         desk.unread = itertools.chain(earlier, read_shards(desk.prompt_set, desk.store))
+    if desk.token is not None:
+        desk.store.check_holder(desk.token)
     try:
         shard = await asyncio.to_thread(next, desk.unread, None)
     except BaseException:

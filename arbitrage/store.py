@@ -278,10 +278,11 @@ class Store:
                 yield json.loads(line)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[str]:
         """Holds the run directory; the operating system lets go of it when the process dies.
 
-        Raises LockedError, which names the holder.
+        Gives a token by which the driver's replicas know whether it still is the holder. Raises
+        LockedError, which names the holder.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -295,16 +296,29 @@ class Store:
                     "or stop it"
                 )
             file.truncate(0)
-            json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+            token = secrets.token_hex(8)
+            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "token": token}, file)
             file.flush()
-            yield
+            yield token
 
     def holder(self) -> str | None:
-        """Who wrote the lock last, in words."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            held = json.loads((self.root / "lock").read_text(encoding="utf-8"))
-            return f"process {held['pid']} on {held['host']}"
-        return None
+        """Who took the lock last, in words."""
+        held = self._lock_note()
+        return f"process {held['pid']} on {held['host']}" if "pid" in held else None
+
+    def check_holder(self, token: str) -> None:
+        """Raises StoreError when another driver has taken the run directory since.
+
+        The replicas of a driver that was killed live a moment longer than it, and must not read on.
+        """
+        if self._lock_note().get("token") != token:
+            raise StoreError(f"another driver has taken over {self.root}")
+
+    def _lock_note(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            note = json.loads((self.root / "lock").read_text(encoding="utf-8"))
+            return note if isinstance(note, dict) else {}
+        return {}
 
     def is_held(self) -> bool:
         """Whether a living driver holds the run directory now."""
