@@ -16,6 +16,7 @@ from arbitrage import manifest, prompts, summary
 from arbitrage.board import Board, RoleWork
 from arbitrage.cluster import Cluster, Done, Event, Failed, LoadFailed
 from arbitrage.components import resolve
+from arbitrage.engines import require
 from arbitrage.errors import EngineError, StaleInputError, UsageError
 from arbitrage.plan import read_state
 from arbitrage.progress import RoleProgress
@@ -41,6 +42,8 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
     """
     config = loaded.config
     components = resolve(config)
+    for engine in {config.arbiter.engine, *(t.engine for t in config.teachers.values())}:
+        require(engine)
     store = Store(Path(config.run), config.output.compression)
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)

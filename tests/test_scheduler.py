@@ -246,6 +246,16 @@ def test_a_role_grows_beside_another_that_waits_for_other_slots() -> None:
     assert decide([busy, waits, arbiter], Slots(cpus=3)) == [Start("arbiter")] * 3
 
 
+def test_a_role_grows_into_what_is_plenty_though_it_is_asked_for_too() -> None:
+    """Every engine takes some CPUs: one that waits for accelerators leaves the other CPUs free."""
+    arbiter = role("arbiter", Slots(cpus=1), ready=20, replicas=1, most=4)
+    waits = role("waits", Slots(cpus=2, gpus=8), ready=5)
+    busy = role("busy", Slots(cpus=2, gpus=8), ready=5, replicas=1)
+    assert decide([busy, waits, arbiter], Slots(cpus=60)) == [Start("arbiter")] * 3
+    assert decide([busy, waits, arbiter], Slots(cpus=4)) == [Start("arbiter")] * 2
+    assert decide([busy, waits, arbiter], Slots(cpus=2)) == [], "two are kept for who waits"
+
+
 def test_a_role_that_waits_is_not_overtaken_by_the_growth_of_another() -> None:
     growing = role("growing", ready=50, replicas=1, most=8)
     waits = role("waits", Slots(gpus=4), ready=5)

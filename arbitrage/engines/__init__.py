@@ -14,9 +14,10 @@ Contract of every engine:
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from arbitrage.errors import EngineError
+from arbitrage.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,17 +61,30 @@ class Scorer(Engine, Protocol):
 
 
 class Entry(NamedTuple):
-    """Where an engine lives, the extra that installs its library, and CPUs per replica."""
+    """Where an engine lives, the libraries it needs and the extra that brings them, and what CPUs
+    a replica usually takes."""
 
     module: str
+    libraries: tuple[str, ...]
     extra: str
     cpus: float
 
 
 ENGINES: dict[str, Entry] = {
-    "fake": Entry("arbitrage.engines.fake", "", 0.1),
-    "transformers": Entry("arbitrage.engines.transformers", "hf", 1.0),
+    "fake": Entry("arbitrage.engines.fake", (), "", 0.1),
+    "transformers": Entry("arbitrage.engines.transformers", ("torch", "transformers"), "hf", 1.0),
 }
+
+
+def require(engine: str) -> None:
+    """Raises UsageError, before anything is started, when an engine's libraries are missing."""
+    entry = ENGINES[engine]
+    missing = [name for name in entry.libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"engine {engine!r} needs {' and '.join(missing)}; "
+            f"`pip install 'arbitrage[{entry.extra}]'` brings it"
+        )
 
 
 def build_generator(teacher: Teacher) -> Generator:
@@ -90,7 +104,4 @@ def _module(engine: str) -> ModuleType:
     try:
         return importlib.import_module(entry.module)
     except ImportError as error:
-        raise EngineError(
-            f"engine {engine!r} needs {error.name}, which is not installed; "
-            f"`pip install 'arbitrage[{entry.extra}]'` brings it"
-        ) from error
+        raise EngineError(f"engine {engine!r} cannot be imported: {error}") from error

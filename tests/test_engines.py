@@ -1,0 +1,106 @@
+"""The table of engines, and the public fake."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arbitrage.components import Components, resolve
+from arbitrage.config import OPTIONS, RunConfig
+from arbitrage.engines import ENGINES, build_generator, build_scorer, require
+from arbitrage.errors import ItemError, UsageError
+from arbitrage.records import Prompt
+
+PROMPT = Prompt("0" * 32, "de", [{"role": "user", "content": "eins zwei drei vier"}])
+
+
+def pool(sampling: dict[str, Any] | None = None, **options: Any) -> Components:
+    teacher = {"engine": "fake", "languages": "all", "options": options}
+    if sampling:
+        teacher["sampling"] = sampling
+    config = {
+        "run": "run",
+        "prompts": "none",
+        "teachers": {"a": teacher},
+        "arbiter": {"engine": "fake"},
+    }
+    return resolve(RunConfig.model_validate(config))
+
+
+def answers(components: Components, seeds: list[int], prompt: Prompt = PROMPT) -> list[str]:
+    teacher = components.teachers[0]
+    made = build_generator(teacher).generate(prompt, teacher.config.sampling[0], seeds)
+    return [completion.text for completion in asyncio.run(made)]
+
+
+def test_every_engine_has_options_and_a_module() -> None:
+    assert set(ENGINES) == set(OPTIONS)
+    assert all(importlib.util.find_spec(entry.module) for entry in ENGINES.values())
+
+
+def test_a_missing_library_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("fake")
+    require("transformers")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    require("fake")
+    with pytest.raises(UsageError, match=r"torch and transformers; `pip install 'arbitrage\[hf\]'"):
+        require("transformers")
+
+
+def test_the_fake_is_the_same_for_the_same_seed_and_greedy_ignores_it() -> None:
+    sampled = pool({"n": 2, "temperature": 1.0})
+    assert answers(sampled, [5, 6]) == answers(sampled, [5, 6])
+    assert answers(sampled, [5, 6]) == answers(sampled, [6, 5])[::-1]
+    assert len(set(answers(sampled, [5, 6]))) == 2
+    greedy = pool({"temperature": 0})
+    assert answers(greedy, [1]) == answers(greedy, [2])
+
+
+def test_skill_is_what_the_fake_arbiter_sees() -> None:
+    components = pool(skill={"de": 0.9, "default": 0.2})
+    scorer = build_scorer(components.arbiter)
+
+    def mean(language: str) -> float:
+        prompts = [PROMPT._replace(id=f"{n:032x}", language=language) for n in range(300)]
+        texts = [answers(components, [1], prompt)[0] for prompt in prompts]
+        scores = [asyncio.run(scorer.score(PROMPT, text)) for text in texts]
+        return sum(scores) / len(scores)
+
+    assert mean("de") == pytest.approx(0.9, abs=0.02)
+    assert mean("fr") == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("option", ["truncate", "empty", "fail"])
+def test_shares_of_accidents_are_kept(option: str) -> None:
+    components = pool({"temperature": 0}, **{option: 0.25})
+    teacher = components.teachers[0]
+    engine = build_generator(teacher)
+    hits = 0
+    for n in range(1200):
+        prompt = PROMPT._replace(id=f"{n:032x}")
+        try:
+            (made,) = asyncio.run(engine.generate(prompt, teacher.config.sampling[0], [0]))
+        except ItemError:
+            hits += option == "fail"
+        else:
+            hits += made.finish_reason == "length" if option == "truncate" else made.text == ""
+    assert hits / 1200 == pytest.approx(0.25, abs=0.05)
+
+
+def test_a_crash_happens_once_where_it_leaves_a_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died: list[int] = []
+    monkeypatch.setattr("os._exit", died.append)
+    components = pool(crash_after=1, crash_once=str(tmp_path / "mark"))
+    teacher = components.teachers[0]
+    for _ in range(2):
+        engine = build_generator(teacher)
+        for seed in range(3):
+            asyncio.run(engine.generate(PROMPT, teacher.config.sampling[0], [seed]))
+    assert died == [13]
+    assert (tmp_path / "mark").exists()
