@@ -200,6 +200,10 @@ class Board:
         self._refresh(self._shards[task.shard])
         return True
 
+    def loaded(self, owner: str) -> None:
+        """A replica of a role could be loaded: earlier losses are forgiven."""
+        del self._lost_loads[owner]
+
     def load_lost(self, owner: str) -> bool:
         """Counts a replica that died while loading; true when that was once too often."""
         self._lost_loads[owner] += 1

@@ -66,6 +66,7 @@ def _pool(prompts: pa.Table, parts: list[Part], enforced: tuple[str, ...]) -> _P
         raise StageError("there are candidates for prompts that the shard does not have")
     score = table["score"].combine_chunks().to_numpy(zero_copy_only=False).astype(np.float64)
     stopped = _fails_enforced(table["gates"].combine_chunks(), enforced)
+    sound = pc.is_null(table["error"]).to_numpy(zero_copy_only=False)
     field = Field(
         ids.to_pylist(),
         [part.teacher.fingerprint for part in parts],
@@ -73,7 +74,7 @@ def _pool(prompts: pa.Table, parts: list[Part], enforced: tuple[str, ...]) -> _P
         _numbers(table["owner"]),
         _numbers(table["sample"]),
         score,
-        ~np.isnan(score) & ~stopped,
+        ~np.isnan(score) & ~stopped & sound,
     )
     return _Pool(table, field, stopped)
 

@@ -94,9 +94,8 @@ def decide(roles: Sequence[RoleView], free: Slots) -> list[Start | Stop]:
     stops += made_room
     started = {start.role for start in starts}
     patient = [role.demand for role in waiting if role.name not in started]
-    growth = _grow(roles, free, patient)
-    if patient:
-        return [*stops, *starts, *growth]
+    free = _beside(patient, free)
+    growth = _grow(roles, free)
     return [*stops, *starts, *growth, *_load_ahead(roles, _spent(roles, growth, free))]
 
 
@@ -140,23 +139,17 @@ def _without_spare(
     return kept, free
 
 
-def _competes(demand: Slots, patient: Sequence[Slots]) -> bool:
-    """Whether it would take slots of a kind that some waiting role needs."""
-    return any(
-        mine > 0 and theirs > 0
-        for wish in patient
-        for mine, theirs in zip(demand, wish, strict=True)
-    )
+def _beside(patient: Sequence[Slots], free: Slots) -> Slots:
+    """What is left when everything that the waiting roles want is kept for them."""
+    for wish in patient:
+        free = Slots(*(max(0.0, have - want) for have, want in zip(free, wish, strict=True)))
+    return free
 
 
-def _grow(roles: Sequence[RoleView], free: Slots, patient: Sequence[Slots]) -> list[Start]:
-    """Further replicas for roles with more ready work than their replicas can have in flight.
-
-    A role that waits for a large demand is not overtaken by the growth of another into the slots
-    that it is waiting for.
-    """
+def _grow(roles: Sequence[RoleView], free: Slots) -> list[Start]:
+    """Further replicas for roles that have ready work and no idle replica to give it to."""
     starts: list[Start] = []
-    growing = [role for role in roles if role.replicas and not _competes(role.demand, patient)]
+    growing = [role for role in roles if role.replicas]
     while True:
         growing = [
             role

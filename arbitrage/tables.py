@@ -6,7 +6,7 @@ Fits 80 columns. Text of models and users is text: no markup, control characters
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
@@ -15,7 +15,7 @@ from rich.text import Text
 from arbitrage.stats import Moments
 
 if TYPE_CHECKING:
-    from rich.console import ConsoleOptions, RenderableType, RenderResult
+    from rich.console import RenderableType
 
     from arbitrage.summary import LanguageResult, Summary
     from arbitrage.views import Preview, Shown, Status
@@ -34,7 +34,7 @@ def of_summary(summary: Summary) -> Group:
     parts: list[RenderableType] = []
     if summary.languages:
         parts += [
-            _Fitted(_winners(summary)),
+            _winners(summary),
             Text(),
             _won_overall(summary),
             Text(LEGEND, style="dim"),
@@ -47,17 +47,6 @@ def of_summary(summary: Summary) -> Group:
         code = f"  import pandas as pd\n  rows = pd.read_parquet({summary.product!r})"
         parts += [Text(f"\nproduct: {summary.product}", style="bold"), Text(code)]
     return Group(*parts)
-
-
-class _Fitted:
-    """A table that keeps to the terminal's width also where text may run on."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    def __rich_console__(self, console: Any, options: ConsoleOptions) -> RenderResult:
-        fit = options.update(width=console.width, no_wrap=False, overflow="ellipsis")
-        yield from console.render(self._table, fit)
 
 
 def _winners(summary: Summary) -> Table:

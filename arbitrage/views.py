@@ -250,7 +250,9 @@ def show(place: Path, prefix: str) -> Shown:
             judged = store.read(score.output).table if planner.is_done(score) else None
             name = components.teacher(generate.owner).name
             candidates += _candidates(store.read(generate.output).table, judged, key, name)
-    candidates.sort(key=lambda row: (bool(row["gates"]), -(row["score"] or float("-inf"))))
+    candidates.sort(
+        key=lambda row: (bool(row["gates"]), row["score"] is None, -(row["score"] or 0.0))
+    )
     folder = planner.folder_of(components.selector)
     product = f"{folder}/{shard.number:05d}.parquet"
     selected = quarantined = None

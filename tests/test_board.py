@@ -368,3 +368,12 @@ def test_a_run_with_nothing_missing_is_over_before_it_starts() -> None:
     assert next_owner(board) is None
     assert not any(board.expects_more(owner) for owner in board.roles)
     assert components.arbiter.fingerprint in board.roles
+
+
+def test_losses_while_loading_are_forgiven_once_a_replica_could_be_loaded() -> None:
+    components, board = imagined(1, attempts=2)
+    owner = components.teachers[0].fingerprint
+    assert not board.load_lost(owner)
+    board.loaded(owner)
+    assert not board.load_lost(owner)
+    assert board.load_lost(owner)

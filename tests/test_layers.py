@@ -1,7 +1,7 @@
 """The package's shape, read from its source: layers, sizes, docstrings, and what is not allowed.
 
-`LAYERS` is the design's table. A module may import modules of lower layers only, wherever in the
-file the import stands; every exception is listed here with its reason.
+`STORY` is the design's table, from the ground up. A module may import modules of lower layers only,
+wherever in the file the import stands; neighbours in a line never import each other.
 """
 
 from __future__ import annotations
@@ -20,34 +20,26 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 
-LAYERS: dict[str, int] = {
-    **dict.fromkeys(("errors", "records", "languages", "stats"), 0),
-    **dict.fromkeys(("identity", "config"), 1),
-    **dict.fromkeys(("configfile", "components", "store", "sources", "validation"), 2),
-    **dict.fromkeys(("selection", "engines", "routers"), 2),
-    **dict.fromkeys(("prompts", "arbiter", "gates", "plan", "product"), 3),
-    **dict.fromkeys(("stages", "scheduler", "progress", "board", "manifest", "summary"), 4),
-    "cluster": 5,
-    **dict.fromkeys(("pipeline", "views"), 6),
-    "tables": 7,
-    "cli": 8,
-}
+STORY = (
+    ("errors", "records", "languages", "stats"),
+    ("identity", "config"),
+    ("components",),
+    ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
+    ("prompts", "arbiter", "gates", "plan", "product"),
+    ("stages", "scheduler", "progress", "board", "manifest", "summary"),
+    ("cluster",),
+    ("driver",),
+    ("pipeline", "views"),
+    ("tables",),
+    ("cli",),
+)
+LAYERS = {module: layer for layer, modules in enumerate(STORY) for module in modules}
 """A folder stands for all modules in it. The package's own `__init__` is below everything."""
 
 FAMILIES = ("engines", "routers")
 """Folders of interchangeable things; a member knows its folder's `__init__` and its helpers."""
 
 HELPERS = {"engines.microbatch": "batching that every engine without its own scheduler shares"}
-
-EXCEPTIONS = {
-    ("engines", "components"): "an engine is built from a Teacher or Arbiter: annotations only",
-    ("engines.fake", "components"): "an engine is built from a Teacher or Arbiter",
-    ("engines.transformers", "components"): "an engine is built from a Teacher or Arbiter",
-    ("engines.vllm", "components"): "an engine is built from a Teacher or Arbiter",
-    ("engines.endpoint", "components"): "an engine is built from a Teacher or Arbiter",
-    ("routers", "components"): "a router chooses between Teachers: annotations only",
-}
-"""Siblings that may be imported, under TYPE_CHECKING alone, and why."""
 
 CATCH_ALL = {"engines.microbatch": 1}
 """Handlers that keep any exception: the batching thread hands it to every caller who waits."""
@@ -98,16 +90,6 @@ def own_imports(module: str) -> Iterator[tuple[str, int]]:
         yield rest, line
 
 
-def type_only_lines(module: str) -> set[int]:
-    """The lines below `if TYPE_CHECKING:`."""
-    lines: set[int] = set()
-    for node in ast.walk(tree_of(module)):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            for child in node.body:
-                lines.update(range(child.lineno, (child.end_lineno or child.lineno) + 1))
-    return lines
-
-
 def functions(module: str) -> list[Function]:
     return [node for node in ast.walk(tree_of(module)) if isinstance(node, Function)]
 
@@ -131,24 +113,14 @@ def test_every_module_is_in_the_table_and_every_entry_is_a_module() -> None:
 
 @pytest.mark.parametrize("module", NAMED)
 def test_a_module_imports_only_from_lower_layers(module: str) -> None:
-    type_only = type_only_lines(module)
     wrong = []
     for imported, line in own_imports(module):
         if not imported or layer_of(imported) < layer_of(module):
             continue
         if "." in module and imported in (module.split(".")[0], *HELPERS):
             continue
-        if (module, imported) in EXCEPTIONS and line in type_only:
-            continue
         wrong.append(f"line {line}: {module} imports {imported}")
     assert wrong == []
-
-
-def test_every_exception_that_is_listed_is_still_needed() -> None:
-    used = {(m, imported) for m in NAMED for imported, _ in own_imports(m)}
-    present = {pair for pair in EXCEPTIONS if pair[0] in MODULES}
-    assert present <= used
-    assert all(reason for reason in (*EXCEPTIONS.values(), *HELPERS.values()))
 
 
 def test_the_package_itself_imports_nothing_and_no_import_is_relative() -> None:

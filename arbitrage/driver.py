@@ -1,0 +1,125 @@
+"""The loop of the driver: decide, hand out, settle what came back, show.
+
+Brings together the board (what is to do), the scheduler (who does it) and the cluster (who is
+there); each of them knows nothing of the others. Only tasks and small reports pass through here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arbitrage import manifest
+from arbitrage.cluster import Done, Event, Failed, Loaded
+from arbitrage.errors import EngineError, StaleInputError, UsageError
+from arbitrage.progress import RoleProgress
+from arbitrage.scheduler import RoleView, Start, assign, decide
+
+if TYPE_CHECKING:
+    import threading
+
+    from arbitrage.board import Board, RoleWork
+    from arbitrage.cluster import Cluster
+    from arbitrage.progress import Progress
+    from arbitrage.store import Store
+
+WAIT_S = 0.2
+
+
+def drive(
+    board: Board, cluster: Cluster, store: Store, progress: Progress, stop: threading.Event
+) -> None:
+    """Works until nothing is left that can be done; `stop`, once set, ends it after what is in
+    flight."""
+    while (board.is_open() and not stop.is_set()) or board.in_flight():
+        if not stop.is_set():
+            hand_out(board, cluster)  # first: what is handed out needs no further replica
+            apply_decisions(board, cluster)
+        for event in cluster.wait(WAIT_S):
+            settle(event, board, store, progress)
+        progress.show([_progress_of(role, cluster) for role in board.roles.values()])
+
+
+def apply_decisions(board: Board, cluster: Cluster) -> None:
+    """Starts and stops replicas as the scheduler says."""
+    views = [_view_of(role, board, cluster) for role in board.roles.values()]
+    for decision in decide(views, cluster.free):
+        if isinstance(decision, Start):
+            cluster.start(decision.role)
+        else:
+            cluster.stop(decision.replica)
+
+
+def hand_out(board: Board, cluster: Cluster) -> None:
+    """Gives ready tasks to loaded replicas that have room."""
+    for owner, role in board.roles.items():
+        load = {r.name: len(r.tasks) for r in cluster.replicas(owner) if r.loaded}
+        for replica in assign(len(role.ready), load):
+            cluster.submit(replica, board.take(owner))
+
+
+def settle(event: Event, board: Board, store: Store, progress: Progress) -> None:
+    """Takes in one event and writes it to the run's diary."""
+    if isinstance(event, Done):
+        board.finished(event.task, event.report)
+        manifest.record_task(store, event.task, event.report)
+    elif isinstance(event, Loaded):
+        board.loaded(event.owner)
+    elif isinstance(event, Failed):
+        _take_back(event, board, store, progress)
+    else:
+        name = board.roles[event.owner].name
+        if not event.lost or board.load_lost(event.owner):
+            board.set_aside(event.owner, _sentence(event.error))
+        store.append_event("load_failed", role=name, error=_sentence(event.error))
+        progress.say(f"{name} could not be loaded: {_sentence(event.error)}")
+
+
+def _take_back(event: Failed, board: Board, store: Store, progress: Progress) -> None:
+    task, reason = event.task, _sentence(event.error)
+    if isinstance(event.error, StaleInputError):
+        again = board.stale(task, event.error.scores, reason)
+    elif isinstance(event.error, EngineError | UsageError):
+        board.set_aside(task.owner, reason)
+        again = False
+    else:
+        again = board.failed(task, reason)
+    name = board.roles[task.owner].name
+    outcome = "it is tried again" if again else "it is given up in this run"
+    store.append_event("task_failed", role=name, output=task.output, error=reason, again=again)
+    progress.say(f"{name}, {task.stage} of shard {task.shard} failed ({reason}); {outcome}")
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of an error, short."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0].strip()[:300]
+
+
+def _view_of(role: RoleWork, board: Board, cluster: Cluster) -> RoleView:
+    replicas = cluster.replicas(role.owner)
+    idle = tuple(r.name for r in replicas if r.loaded and not r.tasks)
+    return RoleView(
+        role.owner,
+        cluster.demand(role.owner),
+        len(role.ready),
+        board.expects_more(role.owner),
+        len(replicas),
+        idle,
+        cluster.most(role.owner),
+    )
+
+
+def _progress_of(role: RoleWork, cluster: Cluster) -> RoleProgress:
+    replicas = cluster.replicas(role.owner)
+    loading = bool(replicas) and not any(replica.loaded for replica in replicas)
+    total = role.done + role.left
+    return RoleProgress(
+        role.name,
+        role.done,
+        total,
+        role.rows,
+        role.completion_tokens,
+        len(replicas),
+        loading,
+        role.set_aside,
+    )
