@@ -82,6 +82,7 @@ class Summary:
     teachers: list[str]
     ledger: Ledger
     gates: dict[str, dict[str, int]]
+    errors: dict[str, int]
     given_up: dict[str, str]
     stopped: bool
 
@@ -133,6 +134,7 @@ def of_run(
         teachers=[teacher.name for teacher in components.teachers],
         ledger=_ledger(store, planner, files),
         gates={name: dict(counts) for name, counts in tables.gates.items()},
+        errors=dict(tables.errors),
         given_up={f"{task.stage} {task.output}": why for task, why in given_up.items()},
         stopped=stopped,
     )
@@ -154,6 +156,7 @@ class _Tables:
         self._enforced = pa.array(sorted(enforced), pa.string())
         self.languages: dict[str, LanguageResult] = {}
         self.gates: dict[str, Counter[str]] = defaultdict(Counter)
+        self.errors: Counter[str] = Counter()
 
     def add(self, table: pa.Table) -> None:
         """Takes in one shard."""
@@ -180,6 +183,8 @@ class _Tables:
         parents = pc.list_parent_indices(gates).to_numpy()
         fails[parents[hits]] = True
         self._count_gates(teacher, parents, gates)
+        without = teacher[flat.field("error").is_valid().to_numpy(zero_copy_only=False)]
+        self.errors.update(self._names[int(owner)] for owner in without if not np.isnan(owner))
         usable = ~np.isnan(reward) & ~fails & ~np.isnan(teacher)
         best = np.full((len(self._prints), prompts), -np.inf)
         np.maximum.at(best, (teacher[usable].astype(int), prompt[usable]), reward[usable])

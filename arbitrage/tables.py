@@ -138,8 +138,10 @@ def _remarks(summary: Summary) -> dict[str, dict[str, int]]:
         "refused rows": ledger.refused,
         "quarantined prompts": ledger.quarantined,
         "declared languages that the text contradicts": ledger.contradicted,
+        "candidates with an error on selected prompts": summary.errors,
     }
-    told |= {f"gates failed by {name}": counts for name, counts in summary.gates.items()}
+    for name, counts in summary.gates.items():
+        told[f"gates failed by {name} on selected prompts"] = counts
     return {what: counts for what, counts in told.items() if counts}
 
 

@@ -360,3 +360,16 @@ def test_unfinished_prompts_and_an_empty_product_are_told(tmp_path: Path) -> Non
         line.endswith("10 prompts = 0 selected + 0 quarantined + 10 unfinished") for line in lines
     )
     assert not any("pd.read_parquet" in line for line in lines)
+
+
+def test_candidates_with_an_error_are_counted_by_teacher(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", numbered_prompts(60))
+    pool = {"sound": fake(0.5), "frail": fake(0.6, options={"voice": "f", "fail": 0.4})}
+    made = run(make_config(tmp_path, pool))
+    failed = read_rows(made.store.root, "candidates/frail")
+    count = sum(row["error"] is not None for row in failed)
+    assert count > 5
+    assert summed_up(made).errors == {"frail": count}
+    assert f"candidates with an error on selected prompts: frail {count}" in "\n".join(
+        shown(summed_up(made), 200)
+    )
