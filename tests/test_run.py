@@ -103,12 +103,10 @@ def test_the_manifest_counts_rows_and_checksums(finished: Path) -> None:
     assert manifest["rows"] == len(pd.read_parquet(folder))
 
 
-def test_a_second_run_does_nothing_and_starts_no_cluster(finished: Path) -> None:
+def test_a_second_run_does_nothing(finished: Path) -> None:
     before = digests(finished / "run")
     assert plan_of(finished / "c.yaml")["nothing_to_do"]
-    started = time.monotonic()
     assert new_tasks(finished / "c.yaml") == {}
-    assert time.monotonic() - started < 60
     assert digests(finished / "run") == before
 
 
