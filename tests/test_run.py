@@ -203,7 +203,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(finished: Path, tmp_p
     write_prompts(tmp_path / "prompts.jsonl", 240)
     slow = copy.deepcopy(POOL)
     for teacher in slow["teachers"].values():
-        teacher["options"]["delay_s"] = 0.2
+        teacher["options"]["delay_s"] = 0.5
     config = write_config(tmp_path, slow)
     process = start("run", config)
     wait_for_candidates(tmp_path / "run")

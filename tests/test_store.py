@@ -405,10 +405,8 @@ def test_a_torn_last_line_costs_no_other_event(store: Store) -> None:
 def test_a_driver_is_refused_with_the_holders_name(store: Store, holder: Any) -> None:
     assert store.is_held()
     before = store.path("lock").read_bytes()
-    started = time.monotonic()
     with pytest.raises(LockedError) as error, store.lock():
         pytest.fail("two drivers hold one run directory")
-    assert time.monotonic() - started < 10
     message = str(error.value)
     assert f"process {holder.pid} on " in message
     assert str(store.root) in message
