@@ -43,9 +43,14 @@ def record_start(store: Store, loaded: Loaded, components: Components, planner: 
 
 
 def record_task(store: Store, task: Task, report: Report) -> None:
-    """One line per finished task: what it made and how fast."""
+    """One line per finished task: what it made and how fast.
+
+    The first shard of a first product is worth a look: from then on `selected/latest` leads to it.
+    """
     if task.stage == "read" and not report.rows:
         return
+    if task.stage == "select" and not store.path("selected/latest").is_symlink():
+        store.point_latest(task.output.rsplit("/", 1)[0])
     store.append_event(
         "task_done",
         stage=task.stage,
