@@ -32,7 +32,8 @@ class Task:
     """One idempotent step: `inputs` (store paths) to `output` (a store path).
 
     `owner` is who can do it: a teacher's or the Arbiter's fingerprint, the reader or the clerk.
-    `key` names the exact inputs; for the product, whose name is fixed, it stands in the footer.
+    Inputs of generate: prompts, routes, and the teacher's earlier candidates of the shard if any.
+    `key` names what goes in; for the product, whose name is fixed, it stands in the footer.
     `rows` is how many prompts it is about.
     """
 
@@ -73,6 +74,14 @@ class Planner:
     components: Components
     listing: Listing
     selected: dict[str, str]
+    _earlier: dict[tuple[str, int], list[str]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Notes what each teacher has of each shard already, whoever it was asked for."""
+        for path in sorted(self.listing.files):
+            if path.startswith("candidates/"):
+                place = (path.rpartition("/")[0], shard_number(path))
+                self._earlier.setdefault(place, []).append(path)
 
     def folder_of(self, component: Component, parent: str = "") -> str:
         """A component's folder, found by fingerprint, else the one it will get."""
@@ -112,7 +121,8 @@ class Planner:
         key = fingerprint([shard.path, digest])
         name = f"{shard.number:05d}.{key}.parquet"
         answers = f"{self.folder_of(teacher)}/{name}"
-        inputs = (shard.path, route.output)
+        earlier = self._earlier.get((answers.rpartition("/")[0], shard.number), [])
+        inputs = (shard.path, route.output, *(path for path in earlier if path != answers))
         generate = Task("generate", owner, shard.number, inputs, answers, key, rows)
         judged = f"{self.folder_of(teacher, self.folder_of(arbiter))}/{name}"
         inputs = (shard.path, answers)

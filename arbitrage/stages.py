@@ -27,7 +27,6 @@ from arbitrage.plan import Report, Task, quarantine_of
 from arbitrage.prompts import PromptSet, published_from, read_shards
 from arbitrage.records import CANDIDATES, PROMPT_COLUMNS, ROUTES, SCORES, Completion, Prompt
 from arbitrage.routers import ROUTERS
-from arbitrage.store import shard_number
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -107,7 +106,7 @@ async def generate(task: Task, desk: Desk) -> Report:
     teacher = desk.components.teacher(task.owner)
     engine = cast("Generator", desk.engine)
     prompts = _asked(task, desk.store, teacher)
-    stored = _answered_before(task, desk.store, {prompt.id for prompt in prompts})
+    stored = _answered_before(task.inputs[2:], desk.store, {prompt.id for prompt in prompts})
     groups = _groups(teacher)
     missing = [(prompt, group) for prompt in prompts if prompt.id not in stored for group in groups]
     made = await in_flight(missing, lambda item: _answer(engine, *item), engine.max_in_flight)
@@ -166,23 +165,21 @@ def _asked(task: Task, store: Store, teacher: Teacher) -> list[Prompt]:
     return prompts
 
 
-def _answered_before(task: Task, store: Store, wanted: set[str]) -> dict[str, pa.Table]:
-    """Candidates in this teacher's other files of the same shard, by prompt id.
+def _answered_before(paths: Sequence[str], store: Store, wanted: set[str]) -> dict[str, pa.Table]:
+    """Candidates in this teacher's earlier files of the same shard, by prompt id.
 
     They are there when the teacher was once asked fewer or other prompts of the shard; the folder's
     fingerprint says that they are what it would answer now.
     """
     found: dict[str, pa.Table] = {}
-    folder = task.output.rsplit("/", 1)[0]
-    for path in sorted(store.files_in(folder)):
-        if shard_number(path) == task.shard and path != task.output:
-            table = store.read(path).table
-            starts: dict[str, list[int]] = {}
-            for row, key in enumerate(table["prompt_id"].to_pylist()):
-                starts.setdefault(key, []).append(row)
-            for key, rows in starts.items():
-                if key in wanted:
-                    found.setdefault(key, table.slice(rows[0], len(rows)))
+    for path in paths:
+        table = store.read(path).table
+        starts: dict[str, list[int]] = {}
+        for row, key in enumerate(table["prompt_id"].to_pylist()):
+            starts.setdefault(key, []).append(row)
+        for key, rows in starts.items():
+            if key in wanted:
+                found.setdefault(key, table.slice(rows[0], len(rows)))
     return found
 
 
