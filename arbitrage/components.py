@@ -19,8 +19,6 @@ from arbitrage.languages import families, table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-KINDS = ("routes", "candidates", "scores", "selected")
-
 
 @dataclass(frozen=True)
 class Component:

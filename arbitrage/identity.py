@@ -64,7 +64,9 @@ def fingerprint(value: Any) -> str:
 def prompt_id(messages: Sequence[Message]) -> str:
     """The id of a prompt is the hash of its content: role and text of every turn, nothing else."""
     turns = [[message["role"], message["content"]] for message in messages]
-    return digest(json.dumps(turns, ensure_ascii=False).encode("utf-8", "surrogatepass"), 32)
+    return digest(
+        json.dumps(turns, ensure_ascii=False).encode("utf-8", "surrogatepass"), PROMPT_ID_HEX
+    )
 
 
 def derive_seed(seed: int, prompt: str, teacher: str, sample: int) -> int:
