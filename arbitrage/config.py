@@ -1,9 +1,7 @@
 """Everything a run can be told, each field once, with its bounds and meaning beside it.
 
 Knows nothing of engines, files of the run or Ray. Unknown keys are errors that name the nearest
-known one. `identity()` gives the part of a block that changes what it produces; fields made with
-`incidental()` (resources, concurrency, names) are never part of it, and fields at their default are
-left out, so that a new field with a default never renames what is already paid for.
+known one; what is part of an identity and what is not, `blocks` says.
 
     arbitrage init && arbitrage plan arbitrage.yaml
 """
@@ -13,17 +11,11 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
+from arbitrage.blocks import Block, incidental
 from arbitrage.languages import parse_tag
+from arbitrage.options import OPTIONS
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 PerLanguage = str | dict[str, str]
@@ -37,60 +29,12 @@ def for_language(text: PerLanguage | None, language: str) -> str | None:
     return text
 
 
-def incidental(default: Any, **bounds: Any) -> Any:
-    """A field that never changes what is produced, so that changing it redoes nothing."""
-    return Field(default, json_schema_extra={"identity": False}, **bounds)
-
-
-class Block(BaseModel):
-    """Base of every part of a config: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_the_nearest_key(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            for key in value:
-                if key not in cls.model_fields:
-                    raise ValueError(_unknown_key(str(key), list(cls.model_fields)))
-        return value
-
-    def identity(self) -> dict[str, Any]:
-        """Plain data: the fields that change the output and are not at their default."""
-        found: dict[str, Any] = {}
-        for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and extra.get("identity") is False:
-                continue
-            value = getattr(self, name)
-            if value != field.get_default(call_default_factory=True):
-                found[name] = _plain(value)
-        return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Block):
-        return value.identity()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
 def known_language(tag: str) -> str:
     """The code of a language tag; ValueError with one sentence when there is none."""
     code = parse_tag(tag)
     if code is None:
         raise ValueError(f"{tag!r} is no known language; use a tag such as de, deu or pt-BR")
     return code
-
-
-def _unknown_key(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-    return f"unknown key {key!r}; {hint}"
 
 
 class Sampling(Block):
@@ -129,43 +73,6 @@ class Resources(Block):
     gpus: float = incidental(0.0, ge=0)
     memory_gb: float | None = incidental(None, gt=0)
     batch_size: int | None = incidental(None, ge=1, le=65_536)
-
-
-class FakeOptions(Block):
-    """The public fake engine: deterministic, instant, and able to misbehave on request."""
-
-    skill: float | dict[str, float] = Field(
-        0.5, description="mean quality of an answer, 0..1; or one per language, with `default`"
-    )
-    words: int = Field(12, ge=0, le=10_000, description="length of an answer")
-    voice: str = Field("", description="makes two otherwise equal fakes differ")
-    truncate: float = Field(0.0, ge=0, le=1, description="share of answers that are cut off")
-    empty: float = Field(0.0, ge=0, le=1, description="share of answers without text")
-    fail: float = Field(0.0, ge=0, le=1, description="share of prompts that fail for good")
-    lie: Literal["no", "drop", "nan"] = Field(
-        "no", description="break the contract: one completion too few, or a score that is no number"
-    )
-    delay_s: float = incidental(0.0, ge=0)
-    load_s: float = incidental(0.0, ge=0)
-    hang_after: int | None = incidental(None, ge=0, description="requests until it never answers")
-    crash_after: int | None = incidental(None, ge=0, description="requests until the process dies")
-    crash_once: str | None = incidental(
-        None, description="a file that the crash leaves behind; while it exists there is no other"
-    )
-
-
-class TransformersOptions(Block):
-    """Hugging Face transformers, on any machine."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_length: int | None = Field(
-        None, ge=8, description="window in tokens; none: the model's own. Longer input is an error"
-    )
-    device: str = incidental("auto", description="auto takes the accelerator that the slot holds")
-
-
-OPTIONS: dict[str, type[Block]] = {"fake": FakeOptions, "transformers": TransformersOptions}
-"""Engine name to its options; `arbitrage.engines.ENGINES` has the same keys."""
 
 
 class Served(Block):

@@ -13,23 +13,21 @@ import yaml
 from pydantic import ValidationError
 
 from arbitrage import configfile
+from arbitrage.blocks import Block
 from arbitrage.components import Components, Teacher, resolve
 from arbitrage.config import (
-    OPTIONS,
-    Block,
-    FakeOptions,
     GatesConfig,
     Resources,
     RunConfig,
     Sampling,
     TeacherConfig,
-    TransformersOptions,
     for_language,
 )
 from arbitrage.engines import ENGINES
 from arbitrage.errors import ConfigError
 from arbitrage.gates import GATES
 from arbitrage.languages import table
+from arbitrage.options import OPTIONS, FakeOptions, TransformersOptions
 from arbitrage.routers import ROUTERS
 from arbitrage.selection import SELECTORS
 

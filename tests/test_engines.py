@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from arbitrage.components import Components, resolve
-from arbitrage.config import OPTIONS, RunConfig
+from arbitrage.config import RunConfig
 from arbitrage.engines import ENGINES, build_generator, build_scorer, require
 from arbitrage.errors import ItemError, UsageError
+from arbitrage.options import OPTIONS
 from arbitrage.records import Prompt
 
 PROMPT = Prompt("0" * 32, "de", [{"role": "user", "content": "eins zwei drei vier"}])

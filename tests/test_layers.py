@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 
 STORY = (
     ("errors", "records", "languages", "stats"),
-    ("identity", "config"),
+    ("identity", "blocks"),
+    ("options",),
+    ("config",),
     ("components",),
     ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
     ("prompts", "arbiter", "gates", "plan", "product"),

@@ -2,7 +2,7 @@
 
 Stages hand over one item at a time and never see a batch size: batching is the engine's business.
 Each engine imports its library when it is built, and a missing one gives a sentence that says what
-to install. A new engine is one module, one line in `ENGINES` and its options in `config.OPTIONS`.
+to install. A new engine is one module, one line in `ENGINES` and its options in `options.OPTIONS`.
 
 Contract of every engine:
 

@@ -3,7 +3,7 @@
 As a teacher it writes the words of the prompt in another order and, at the end, the quality of the
 answer between 0 and 1: `... (0.8312)`, drawn around `skill` from the request's seed. As an Arbiter
 it reads that number back. So a pool of fakes has known winners. On request it is slow, fails, cuts
-answers off, hangs, dies or breaks its contract: see `config.FakeOptions`.
+answers off, hangs, dies or breaks its contract: see `options.FakeOptions`.
 
     teachers:
       nordic: {engine: fake, languages: all, options: {skill: {de: 0.8, default: 0.3}}}
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from arbitrage import __version__
-from arbitrage.config import FakeOptions
 from arbitrage.errors import ItemError
+from arbitrage.options import FakeOptions
 from arbitrage.records import Completion
 
 if TYPE_CHECKING:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from arbitrage.components import Arbiter, Teacher
-    from arbitrage.config import Sampling, Served, TransformersOptions
+    from arbitrage.config import Sampling, Served
+    from arbitrage.options import TransformersOptions
     from arbitrage.records import Message, Prompt
 
 R = TypeVar("R")
