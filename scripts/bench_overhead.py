@@ -63,7 +63,7 @@ class Result:
 
 def write_prompts(path: Path, count: int) -> None:
     """Distinct prompts with a declared language, from one seed."""
-    draw = random.Random(0)  # noqa: S311 - no secret
+    draw = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             language, text = draw.choice(list(SENTENCES.items()))

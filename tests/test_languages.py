@@ -15,7 +15,7 @@ from arbitrage.languages import Detector, families, parse_tag, table
 
 SENTENCES = json.loads((Path(__file__).parent / "data/sentences.json").read_text("utf-8"))
 REQUIRED = sorted(SENTENCES)
-QUICKSTART = Path(__file__).parents[1] / "data/quickstart/prompts.jsonl"
+QUICKSTART = Path(__file__).parents[1] / "data/everyday/prompts.jsonl"
 MGSM = Path(__file__).resolve().parents[2] / "shared/data/mgsm"
 
 
