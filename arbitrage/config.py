@@ -15,7 +15,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 
 from arbitrage.blocks import Block, incidental
 from arbitrage.languages import parse_tag
-from arbitrage.options import OPTIONS
+from arbitrage.options import OPTIONS, EngineOptions
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 PerLanguage = str | dict[str, str]
@@ -154,12 +154,24 @@ class TeacherConfig(Served):
             )
         return self
 
+    @model_validator(mode="after")
+    def _suits_the_engine(self) -> Self:
+        if isinstance(self.options, EngineOptions):
+            self.options.check_teacher(self)
+        return self
+
 
 class ArbiterConfig(Served):
     """The reward model that scores every candidate on its own."""
 
     name: Name = incidental("arbiter")
     chat_template: str | None = Field(None, description="Jinja, instead of the model's own")
+
+    @model_validator(mode="after")
+    def _suits_the_engine(self) -> Self:
+        if isinstance(self.options, EngineOptions):
+            self.options.check_arbiter(self)
+        return self
 
 
 class Columns(Block):

@@ -17,7 +17,7 @@ from arbitrage.board import Board
 from arbitrage.cluster import Cluster
 from arbitrage.components import resolve
 from arbitrage.driver import drive
-from arbitrage.engines import require
+from arbitrage.engines import require, require_variables
 from arbitrage.plan import read_state
 from arbitrage.stages import Desk
 from arbitrage.store import Store
@@ -38,8 +38,9 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
     """
     config = loaded.config
     components = resolve(config)
-    for engine in {config.arbiter.engine, *(t.engine for t in config.teachers.values())}:
-        require(engine)
+    for served in (config.arbiter, *config.teachers.values()):
+        require(served.engine)
+        require_variables(served.options)
     store = Store(Path(config.run), config.output.compression)
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)

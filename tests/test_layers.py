@@ -41,7 +41,11 @@ LAYERS = {module: layer for layer, modules in enumerate(STORY) for module in mod
 FAMILIES = ("engines", "routers")
 """Folders of interchangeable things; a member knows its folder's `__init__` and its helpers."""
 
-HELPERS = {"engines.microbatch": "batching that every engine without its own scheduler shares"}
+HELPERS = {
+    "engines.microbatch": "batching that every engine without its own scheduler shares",
+    "engines.client": "retries, limits and secrets of whatever speaks to a server",
+    "engines.pacing": "how fast a server is asked",
+}
 
 CATCH_ALL = {"engines.microbatch": 1}
 """Handlers that keep any exception: the batching thread hands it to every caller who waits."""

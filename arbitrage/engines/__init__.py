@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from arbitrage.errors import EngineError, UsageError
+from arbitrage.options import EngineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
+    from arbitrage.blocks import Block
     from arbitrage.components import Arbiter, Teacher
     from arbitrage.config import Sampling
     from arbitrage.records import Completion, Prompt
@@ -73,6 +76,7 @@ class Entry(NamedTuple):
 ENGINES: dict[str, Entry] = {
     "fake": Entry("arbitrage.engines.fake", (), "", 0.1),
     "transformers": Entry("arbitrage.engines.transformers", ("torch", "transformers"), "hf", 1.0),
+    "endpoint": Entry("arbitrage.engines.endpoint", (), "", 0.25),
 }
 
 
@@ -84,6 +88,15 @@ def require(engine: str) -> None:
         raise UsageError(
             f"engine {engine!r} needs {' and '.join(missing)}; "
             f"`pip install 'arbitrage[{entry.extra}]'` brings it"
+        )
+
+
+def require_variables(options: Block) -> None:
+    """Raises UsageError, before anything is started, when a secret is not in the environment."""
+    names = options.variables() if isinstance(options, EngineOptions) else ()
+    if missing := [name for name in names if not os.environ.get(name, "").strip()]:
+        raise UsageError(
+            f"the environment variable {missing[0]} is not set; the config names it for a secret"
         )
 
 
