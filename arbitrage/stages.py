@@ -232,8 +232,13 @@ async def _answer(engine: Generator, prompt: Prompt, group: _Group) -> list[_Ans
         raise EngineError(
             f"the engine gave {len(completions)} completions where {len(seeds)} were asked for"
         )
-    pairs = zip(seeds, completions, strict=True)
-    return [_Answer(number, seed, completion, None) for seed, completion in pairs]
+    return [_settled(number, *pair) for pair in zip(seeds, completions, strict=True)]
+
+
+def _settled(group: int, seed: int, made: Completion | ItemError) -> _Answer:
+    if isinstance(made, ItemError):
+        return _Answer(group, seed, None, str(made) or "refused")
+    return _Answer(group, seed, made, None)
 
 
 _FAILED = Completion("", "error", 0, 0)

@@ -462,6 +462,28 @@ def test_a_refused_prompt_is_a_row_with_its_error_and_is_never_scored(
     assert len(made.frame("selected")) == PROMPTS, "the other teacher answers that prompt"
 
 
+class HalfDone(Echo):
+    """Cannot make the second of several completions."""
+
+    async def generate(  # type: ignore[override]
+        self, prompt: Prompt, sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion | ItemError]:
+        first, _, *others = await super().generate(prompt, sampling, seeds)
+        return [first, ItemError("filtered"), *others]
+
+
+def test_one_sample_that_cannot_be_had_costs_no_other(tmp_path: Path, source: Path) -> None:
+    teachers = {"t": fake(0.5, sampling={"n": 3, "temperature": 0.5})}
+    made = run(make_config(tmp_path, teachers, source), {"t": HalfDone(), "arbiter": Echo()})
+    rows = frame(made.store.root, f"{made.planner.folder_of(made.components.teachers[0])}/")
+    assert len(rows) == 3 * PROMPTS
+    bad = rows[rows["sample"] == 1]
+    assert set(bad["error"]) == {"filtered"}
+    assert bad["completion"].isna().all()
+    assert rows[rows["sample"] != 1]["error"].isna().all()
+    assert len(made.frame("selected")) == PROMPTS
+
+
 def first_task(made: Run, stage: str) -> Task:
     """Drives a run to the first task of a stage, and takes it."""
     while True:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from arbitrage.blocks import Block
     from arbitrage.components import Arbiter, Teacher
     from arbitrage.config import Sampling
+    from arbitrage.errors import ItemError
     from arbitrage.records import Completion, Prompt
 
 
@@ -50,8 +51,11 @@ class Generator(Engine, Protocol):
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Completion]:
-        """`sampling.n` completions, one for each of the seeds (0 <= seed < 2**31), in order."""
+    ) -> Sequence[Completion | ItemError]:
+        """`sampling.n` completions, one for each of the seeds (0 <= seed < 2**31), in order.
+
+        Where one alone cannot be had, an ItemError stands in its place and the others are kept.
+        """
         ...
 
 

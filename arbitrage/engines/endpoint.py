@@ -49,6 +49,7 @@ _REASONS = {
     **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), "stop"),
     **dict.fromkeys(("length", "max_tokens"), "length"),
 }
+_BROKEN_OFF = ("abort", "error")
 _OVERHEAD_TOKENS = 16
 """What a request costs besides its tokens, in tokens."""
 _MOST_TOKENS = 2**31
@@ -129,6 +130,8 @@ class _Endpoint:
         text = message.get("content" if api == "chat" else "text")
         told = choice.get("finish_reason")
         reason = _REASONS.get(told) if isinstance(told, str) else None
+        if told in _BROKEN_OFF:
+            raise Again(f"the server broke off ({told})")
         if reason is None:
             raise ItemError(f"the answer ended by {self._client.told(str(told))}")
         if not isinstance(text, str):
@@ -175,17 +178,23 @@ class EndpointGenerator(_Endpoint):
 
     async def generate(
         self, prompt: Prompt, sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Completion]:
-        """One completion for each seed, each a request of its own."""
+    ) -> list[Completion | ItemError]:
+        """One completion for each seed, each a request of its own that may fail alone."""
         api, asked = self._options.api, self._asked(prompt)
-        made = await asyncio.gather(
-            *(self._complete(api, asked, sampling, seed) for seed in seeds), return_exceptions=True
-        )
-        failures = [one for one in made if isinstance(one, BaseException)]
-        failures.sort(key=lambda failure: isinstance(failure, ItemError))
-        if failures:
-            raise failures[0]
-        return [one for one in made if isinstance(one, Completion)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                made = [group.create_task(self._one(api, asked, sampling, seed)) for seed in seeds]
+        except BaseExceptionGroup as error:
+            raise error.exceptions[0] from error
+        return [task.result() for task in made]
+
+    async def _one(
+        self, api: str, asked: Mapping[str, Any], sampling: Sampling, seed: int
+    ) -> Completion | ItemError:
+        try:
+            return await self._complete(api, asked, sampling, seed)
+        except ItemError as error:
+            return error
 
     def _asked(self, prompt: Prompt) -> dict[str, Any]:
         if self._options.api == "chat":
