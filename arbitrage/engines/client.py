@@ -87,6 +87,11 @@ class _Turns:
     async def __aexit__(self, *_: object) -> None:
         self._leave()
 
+    def close_for(self, wait_s: float, now_s: float) -> None:
+        """Holds everyone back."""
+        if wait_s:
+            self.closed_until_s = max(self.closed_until_s, now_s + wait_s)
+
     async def _stand_in_line(self) -> None:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -192,8 +197,7 @@ class Client:
                 now_s = time.monotonic()
                 if failure.busy:
                     self._window.overloaded(sent_s, now_s)
-                    until_s = now_s + failure.wait_s
-                    self._turns.closed_until_s = max(self._turns.closed_until_s, until_s)
+                    self._turns.close_for(failure.wait_s, now_s)
                 raise
             now_s = time.monotonic()
             pace_s = (now_s - sent_s) / work(result)

@@ -241,8 +241,9 @@ class EndpointScorer(_Endpoint):
         return _number(outputs[0])
 
     async def _match(self, prompt: Prompt, completion: str) -> float:
-        """The raw output of a model that scores a pair of texts, by vLLM's /score. The first text
-        is what `chat_template` makes of the prompt, or else its turns with a blank line between."""
+        """The raw output of a cross-encoder, by vLLM's /score, which joins the two texts in its own
+        way: a reward model with a chat template wants `classify`. The first text is what
+        `chat_template` makes of the prompt, or else its turns with a blank line between."""
         if self._template is not None:
             asked = _rendered(self._template, prompt.messages, answer_next=False)
         else:
