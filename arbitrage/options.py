@@ -68,7 +68,9 @@ whether the answer is correct, complete, clear, and written well in the language
 conversation asks for. First give your reasons in at most five sentences."""
 """Part of every judge's identity without being in it, as it is a default: so it never changes."""
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""In capitals, as is usual, so that hardly any key passes for a name."""
+
 _OWN_KEYS = frozenset(
     {
         *("model", "messages", "prompt", "input", "text_1", "text_2", "n", "best_of", "seed"),
@@ -138,7 +140,7 @@ class EndpointOptions(EngineOptions):
     def _names_a_variable(cls, value: str | None) -> str | None:
         """Never repeats the value: it may be the key itself."""
         if value is not None and not _VARIABLE.fullmatch(value):
-            raise ValueError("should be the name of an environment variable, never the key")
+            raise ValueError("should be the NAME of an environment variable, never the key")
         return value
 
     @field_validator("headers_env")
@@ -146,7 +148,7 @@ class EndpointOptions(EngineOptions):
     def _name_variables(cls, value: dict[str, str]) -> dict[str, str]:
         for header, variable in value.items():
             if not re.fullmatch(r"[A-Za-z0-9-]+", header) or not _VARIABLE.fullmatch(variable):
-                raise ValueError("should map names of headers to names of environment variables")
+                raise ValueError("should map headers to NAMES of environment variables")
         return value
 
     @model_validator(mode="after")
