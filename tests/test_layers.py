@@ -42,13 +42,17 @@ FAMILIES = ("engines", "routers")
 """Folders of interchangeable things; a member knows its folder's `__init__` and its helpers."""
 
 HELPERS = {
+    "engines.chat": "templates and tokens, for every engine that holds a tokenizer",
     "engines.microbatch": "batching that every engine without its own scheduler shares",
+    "engines.stepper": "the thread of an engine that is stepped",
+    "engines.vllm_arguments": "what vLLM is told, in a module that needs no vLLM",
+    "engines.vllm_worker": "what goes along into vLLM's own processes",
     "engines.client": "retries, limits and secrets of whatever speaks to a server",
     "engines.pacing": "how fast a server is asked",
 }
 
-CATCH_ALL = {"engines.microbatch": 1}
-"""Handlers that keep any exception: the batching thread hands it to every caller who waits."""
+CATCH_ALL = {"engines.microbatch": 1, "engines.stepper": 3}
+"""Handlers that keep any exception: a thread hands it to every caller who waits."""
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

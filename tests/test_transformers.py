@@ -195,7 +195,7 @@ def test_rows_that_fill_their_length_are_no_special_case(
 ) -> None:
     """Where no row has padding, transformers drops the mask and computes along another path."""
     exact, shorter = "z" * 29, ["z" * length for length in range(1, 16)]
-    assert len(teacher._encode(prompt_of(exact).messages, None, answer_next=True)) == 32
+    assert len(teacher._chat.encode(prompt_of(exact).messages, None, answer_next=True)) == 32
     full = ask(teacher, [exact] * 16, GREEDY)
     assert ask(teacher, [exact, "z" * 31, "z" * 33], GREEDY)[0] == full[0]
     ask(teacher, [exact, *shorter], GREEDY)

@@ -17,20 +17,18 @@ otherwise: beyond it the longest row of a batch changes the positions of all.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import huggingface_hub
-import jinja2
 import torch
 import transformers
 
 from arbitrage.config import for_language
+from arbitrage.engines.chat import Chat, require_room, token_ids
 from arbitrage.engines.microbatch import MicroBatcher, padded_length
 from arbitrage.errors import EngineError, ItemError
-from arbitrage.records import Completion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     from arbitrage.components import Arbiter, Teacher
     from arbitrage.config import Sampling, Served
     from arbitrage.options import TransformersOptions
-    from arbitrage.records import Message, Prompt
+    from arbitrage.records import Completion, Message, Prompt
 
 R = TypeVar("R")
 
@@ -67,6 +65,7 @@ class _Engine:
         _be_quiet()
         self._name = str(config.model)
         self._tokenizer, self._model = _load(config, auto_class, options)
+        self._chat = Chat(self._tokenizer, self._name)
         self._device: torch.device = self._model.device
         self._text_config = self._model.config.get_text_config()
         self._window = options.max_length or _own_window(self._text_config)
@@ -87,36 +86,6 @@ class _Engine:
             "threads": str(torch.get_num_threads()),
         }
 
-    def _check_templates(self, templates: Sequence[str | None]) -> None:
-        """None stands for the model's own. Raises EngineError."""
-        for template in set(templates):
-            if template is None and not self._tokenizer.chat_template:
-                raise EngineError(
-                    f"model {self._name} has no chat template of its own; give it `chat_template:`"
-                )
-            with contextlib.suppress(ItemError):  # it may want other messages than this one
-                self._encode([{"role": "user", "content": "a"}], template, answer_next=True)
-
-    def _encode(
-        self, messages: Sequence[Message], template: str | None, *, answer_next: bool
-    ) -> list[int]:
-        """The conversation's tokens; the template alone says which special ones are in it."""
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=answer_next,
-            )
-            tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        except jinja2.TemplateSyntaxError as error:
-            raise EngineError(f"the chat template of {self._name} is no Jinja: {error}") from error
-        except Exception as error:  # a template raises whatever it likes
-            raise ItemError(f"the chat template refuses the conversation: {error}") from error
-        if not tokens:
-            raise ItemError("the chat template makes nothing of the conversation")
-        return tokens
-
     def _tensors(
         self, rows: list[list[int]], length: int, fill: Sequence[int], *, left: bool
     ) -> dict[str, torch.Tensor]:
@@ -131,11 +100,6 @@ class _Engine:
 
     def _filled(self, rows: list[R]) -> list[R]:
         return rows + rows[:1] * (self._rows - len(rows))
-
-    def _require(self, tokens: int, what: str) -> None:
-        """Nothing is ever cut to fit."""
-        if self._window is not None and tokens > self._window:
-            raise ItemError(f"{what} are more than the window of {self._window} tokens")
 
     def close(self) -> None:
         """Ends the thread and frees the device."""
@@ -157,10 +121,11 @@ class TransformersGenerator(_Engine):
     def __init__(self, teacher: Teacher) -> None:
         super().__init__(teacher.config, transformers.AutoModelForCausalLM)
         self._templates = teacher.config.chat_template
-        self._check_templates([for_language(self._templates, code) for code in teacher.languages])
+        languages = teacher.languages
+        self._chat.check_templates([for_language(self._templates, code) for code in languages])
         own, tokenizer = self._model.generation_config, self._tokenizer
-        self._ends = _ids(own.eos_token_id) | _ids(tokenizer.eos_token_id)
-        pad = min(_ids(tokenizer.pad_token_id) or self._ends, default=0)
+        self._ends = token_ids(own.eos_token_id) | token_ids(tokenizer.eos_token_id)
+        pad = min(token_ids(tokenizer.pad_token_id) or self._ends, default=0)
         self._special = {"eos_token_id": sorted(self._ends) or None, "pad_token_id": pad}
         # `generate` fills whatever a request leaves open from the model's own config.
         self._model.generation_config = transformers.GenerationConfig()
@@ -171,9 +136,10 @@ class TransformersGenerator(_Engine):
     ) -> list[Completion]:
         """One completion for each seed; `completion_tokens` counts the ending token too."""
         template = for_language(self._templates, prompt.language)
-        tokens = self._encode(prompt.messages, template, answer_next=True)
+        tokens = self._chat.encode(prompt.messages, template, answer_next=True)
         budget = sampling.max_tokens
-        self._require(len(tokens) + budget, f"{len(tokens)} prompt tokens and max_tokens {budget}")
+        what = f"{len(tokens)} prompt tokens and max_tokens {budget}"
+        require_room(len(tokens) + budget, self._window, what)
         like = sampling.model_copy(update={"n": 1, "seed": None})
         group = (padded_length(len(tokens), self._window), like)
         rows = (self._batcher.submit(group, _Row(tokens, seed)) for seed in seeds)
@@ -188,7 +154,7 @@ class TransformersGenerator(_Engine):
         # Padding is masked, but the repetition penalty sees it: so it is a token of the row.
         inputs = self._tensors(prompts, length, [row[0] for row in prompts], left=True)
         spare = torch.arange(self._rows, device=self._device) >= len(rows)
-        ending = _Ending(self._tokenizer, sampling, length, spare)
+        ending = _Ending(self._chat, sampling, length, spare)
         choice = _Choice(_steps(sampling, seeds, length, self._device), torch.zeros_like(spare))
         config = transformers.GenerationConfig(
             do_sample=False, max_new_tokens=sampling.max_tokens, **self._special
@@ -203,19 +169,11 @@ class TransformersGenerator(_Engine):
         return [
             ItemError("the model gave a logit that is no number")
             if broken
-            else self._completion(len(row.tokens), made[:at], sampling)
+            else self._chat.completion(len(row.tokens), made[:at], self._ends, sampling.stop)
             for row, made, at, broken in zip(
                 rows, whole[:, length:].tolist(), ending.at, choice.broken.tolist(), strict=False
             )
         ]
-
-    def _completion(self, prompt_tokens: int, made: list[int], sampling: Sampling) -> Completion:
-        """Cuts one row where the model or a stop string ended it."""
-        end = next((at for at, token in enumerate(made, 1) if token in self._ends), None)
-        text = _text(self._tokenizer, made[:end])
-        cut = min((at for at in map(text.find, sampling.stop) if at >= 0), default=None)
-        reason = "length" if end is None and cut is None else "stop"
-        return Completion(text[:cut], reason, prompt_tokens, len(made[:end]))
 
 
 class TransformersScorer(_Engine):
@@ -229,7 +187,7 @@ class TransformersScorer(_Engine):
                 "needs a reward model with one"
             )
         self._template = arbiter.config.chat_template
-        self._check_templates([self._template])
+        self._chat.check_templates([self._template])
         self._pad = self._text_config.pad_token_id
         self._text_config.use_cache = False
         self._batcher = MicroBatcher(self._judge, self._rows)
@@ -237,8 +195,8 @@ class TransformersScorer(_Engine):
     async def score(self, prompt: Prompt, completion: str) -> float:
         """The model's output as it is."""
         answer: Message = {"role": "assistant", "content": completion}
-        tokens = self._encode([*prompt.messages, answer], self._template, answer_next=False)
-        self._require(len(tokens), f"{len(tokens)} tokens of prompt and completion")
+        tokens = self._chat.encode([*prompt.messages, answer], self._template, answer_next=False)
+        require_room(len(tokens), self._window, f"{len(tokens)} tokens of prompt and completion")
         length = padded_length(len(tokens), self._window)
         # Attention takes another path where no row has padding, so such rows keep to themselves.
         score: float = await self._batcher.submit((length, len(tokens) == length), tokens)
@@ -301,8 +259,8 @@ class _Draw:
 class _Ending:
     """Ends spare rows at once, and a row when its text holds a stop string; `at` says where."""
 
-    def __init__(self, tokenizer: Any, sampling: Sampling, start: int, ended: torch.Tensor) -> None:
-        self._tokenizer, self._stop, self._start = tokenizer, sampling.stop, start
+    def __init__(self, chat: Chat, sampling: Sampling, start: int, ended: torch.Tensor) -> None:
+        self._chat, self._stop, self._start = chat, sampling.stop, start
         self._tail = 1 + max((len(stop.encode()) for stop in self._stop), default=0)
         self._ended = ended
         self.at: list[int | None] = [None] * len(ended)
@@ -319,14 +277,9 @@ class _Ending:
     def _stopped(self, made: list[int]) -> bool:
         """Looks at the tail first: a stop string has no more tokens than bytes."""
         return all(
-            any(stop in _text(self._tokenizer, tokens) for stop in self._stop)
+            any(stop in self._chat.text(tokens) for stop in self._stop)
             for tokens in (made[-self._tail :], made)
         )
-
-
-def _text(tokenizer: Any, tokens: list[int]) -> str:
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    return str(tokenizer.decode(tokens, **options))
 
 
 def _steps(sampling: Sampling, seeds: Sequence[int], start: int, device: torch.device) -> list[Any]:
@@ -387,8 +340,3 @@ def _own_window(config: Any) -> int | None:
     if rope.get("rope_type") == "longrope" and rope.get("original_max_position_embeddings"):
         return int(rope["original_max_position_embeddings"])
     return getattr(config, "max_position_embeddings", None)
-
-
-def _ids(value: int | list[int] | None) -> set[int]:
-    many = value if isinstance(value, list | tuple) else [value]
-    return {one for one in many if one is not None}
