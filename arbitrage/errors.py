@@ -6,6 +6,7 @@ can be resumed, 1 for the rest. Whether a failure is retried is decided by its t
 * `ItemError`: this one prompt or candidate cannot be done (too long, refused). Never retried; the
   row is written with its error.
 * `EngineError`: the engine is not usable as configured. Never retried; its teacher is set aside.
+* `EngineLostError`: the engine was usable and died. Its replica is replaced, its tasks retried.
 * any other exception inside a task, or a dead replica: retried a bounded number of times.
 """
 
@@ -44,6 +45,10 @@ class LockedError(StoreError):
 
 class EngineError(ArbitrageError):
     """An engine could not be built or does not keep its contract; repeating would not help."""
+
+
+class EngineLostError(ArbitrageError):
+    """A loaded engine died (out of memory, a lost process); a new replica may go on."""
 
 
 class ItemError(ArbitrageError):
