@@ -12,10 +12,12 @@ import gc
 import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arbitrage.engines import ENGINES, build_generator, build_scorer
-from arbitrage.errors import ArbitrageError, ConfigError
+from arbitrage.errors import ArbitrageError, ConfigError, EngineLostError
 from arbitrage.plan import CLERK, READER, Report, Task
 from arbitrage.scheduler import Slots
 from arbitrage.stages import Desk, execute
@@ -127,6 +129,7 @@ class Cluster:
         self._loading: dict[Any, Replica] = {}
         self._count = 0
         self._total = Slots()
+        self._lent: TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         settings = self._desk.config.cluster
@@ -155,6 +158,8 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None:
         ray.shutdown()
+        if self._lent is not None:
+            self._lent.cleanup()
 
     def _refuse_what_never_fits(self) -> None:
         components = self._desk.components
@@ -206,6 +211,9 @@ class Cluster:
         options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
         if demand.memory_gb:
             options["memory"] = int(demand.memory_gb * 1e9)
+        config = self._config_of(owner)
+        if config is not None and config.resources.python is not None:
+            options["runtime_env"] = self._environment(config.resources.python)
         actor = ray.remote(_Worker).options(
             max_concurrency=CONCURRENT_CALLS, max_restarts=0, max_task_retries=0, **options
         )
@@ -213,6 +221,18 @@ class Cluster:
         replica = Replica(f"{owner}/{self._count}", owner, demand, handle)
         self._replicas[replica.name] = replica
         self._loading[handle.load.remote()] = replica
+
+    def _environment(self, python: str) -> dict[str, Any]:
+        """Another environment for a replica, with this package and nothing else of the driver's.
+
+        The folder that the package lies in may be the driver's site-packages, whose libraries
+        would come before the other environment's own: so it is lent through a folder of its own.
+        """
+        if self._lent is None:
+            self._lent = TemporaryDirectory(prefix="arbitrage-")
+            package = Path(__file__).resolve().parent
+            (Path(self._lent.name) / package.name).symlink_to(package)
+        return {"py_executable": python, "env_vars": {"PYTHONPATH": self._lent.name}}
 
     def stop(self, name: str) -> None:
         """Lets an idle replica go."""
@@ -247,7 +267,11 @@ class Cluster:
         try:
             return Done(replica.name, task, ray.get(ref))
         except ray.exceptions.RayTaskError as error:
-            return Failed(replica.name, task, _cause(error), lost=False)
+            cause = _cause(error)
+            lost = isinstance(cause, EngineLostError)
+            if lost:
+                self._bury(replica)
+            return Failed(replica.name, task, cause, lost=lost)
         except ray.exceptions.RayError as error:
             self._bury(replica)
             return Failed(replica.name, task, error, lost=True)

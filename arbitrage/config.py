@@ -73,6 +73,11 @@ class Resources(Block):
     gpus: float = incidental(0.0, ge=0)
     memory_gb: float | None = incidental(None, gt=0)
     batch_size: int | None = incidental(None, ge=1, le=65_536)
+    python: str | None = incidental(
+        None,
+        min_length=1,
+        description="a Python of another environment, for the engine's libraries",
+    )
 
 
 class Served(Block):
@@ -107,6 +112,17 @@ class Served(Block):
     def _has_a_model(self) -> Self:
         if self.model is None and self.engine != "fake":
             raise ValueError(f"engine {self.engine!r} needs `model:`, a local folder or a hub name")
+        return self
+
+    @model_validator(mode="after")
+    def _slots_for_all_parts(self) -> Self:
+        """An engine that spreads one model over several accelerators says over how many."""
+        devices, gpus = getattr(self.options, "devices", None), self.resources.gpus
+        if devices is not None and gpus > 0 and gpus != devices and (gpus > 1 or devices > 1):
+            raise ValueError(
+                f"`resources.gpus` is {gpus:g}, but tensor_parallel_size x pipeline_parallel_size "
+                f"is {devices}; make them equal"
+            )
         return self
 
 

@@ -146,15 +146,25 @@ def _anchor_paths(raw: dict[str, Any], folder: Path) -> None:
         _anchor(block, "model", folder, only_if_there=True)
         if isinstance(block, dict):
             _anchor(block.get("options"), "crash_once", folder)
+            _anchor(block.get("options"), "lora", folder)
+            _anchor(block.get("resources"), "python", folder, through_links=False)
 
 
-def _anchor(block: Any, key: str, folder: Path, *, only_if_there: bool = False) -> None:
+def _anchor(
+    block: Any,
+    key: str,
+    folder: Path,
+    *,
+    only_if_there: bool = False,
+    through_links: bool = True,
+) -> None:
+    """A virtual environment's Python is a link; followed, it leads out of that environment."""
     if not isinstance(block, dict) or not isinstance(block.get(key), str) or not block[key]:
         return
     place = folder / Path(block[key]).expanduser()
     says_path = block[key].startswith((".", "/", "~"))
     if not only_if_there or says_path or place.is_dir():
-        block[key] = str(place.resolve()) if place.exists() else _normal(place)
+        block[key] = str(place.resolve()) if place.exists() and through_links else _normal(place)
 
 
 def _normal(place: Path) -> str:

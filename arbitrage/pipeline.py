@@ -38,9 +38,11 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
     """
     config = loaded.config
     components = resolve(config)
-    for served in (config.arbiter, *config.teachers.values()):
-        require(served.engine)
-        require_variables(served.options)
+    served = (config.arbiter, *config.teachers.values())
+    for options in (one.options for one in served):
+        require_variables(options)
+    for engine, python in {(one.engine, one.resources.python) for one in served}:
+        require(engine, python)
     store = Store(Path(config.run), config.output.compression)
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ teachers:
       - {n: 3, temperature: 0.9, top_p: 0.95, top_k: 40, min_p: 0.05, repetition_penalty: 1.1,
          stop: ["\\n\\n", END], seed: 9}
     options: {dtype: bfloat16, max_length: 2048, device: cpu}
-    resources: {replicas: 2, cpus: 4, gpus: 0.5, memory_gb: 12, batch_size: 16}
+    resources:
+      {replicas: 2, cpus: 4, gpus: 0.5, memory_gb: 12, batch_size: 16, python: env/bin/python}
   small:
     engine: fake
     languages: all
@@ -155,7 +157,9 @@ def test_a_full_example_is_read_to_the_last_key(tmp_path: Path) -> None:
     assert [group.n for group in big.sampling] == [1, 3]
     assert big.sampling[1].stop == ("\n\n", "END")
     assert big.options == TransformersOptions(dtype="bfloat16", max_length=2048, device="cpu")
-    assert big.resources == Resources(replicas=2, cpus=4, gpus=0.5, memory_gb=12, batch_size=16)
+    held = Resources(replicas=2, cpus=4, gpus=0.5, memory_gb=12, batch_size=16)
+    python = str(tmp_path / "env/bin/python")
+    assert big.resources == held.model_copy(update={"python": python})
     assert isinstance(small.options, FakeOptions)
     assert small.options.skill == {"de": 0.9, "default": 0.2}
     assert small.options.crash_once == str(tmp_path / "mark")
@@ -870,5 +874,13 @@ def test_every_rule_can_be_chosen(key: str, field: str, known: dict[str, Any]) -
 
 
 def test_every_resource_is_incidental() -> None:
-    full = Resources(replicas=2, cpus=1, gpus=1, memory_gb=1, batch_size=1)
+    full = Resources(replicas=2, cpus=1, gpus=1, memory_gb=1, batch_size=1, python="p")
     assert full.identity() == {}
+
+
+def test_a_python_of_a_virtual_environment_stays_the_link_that_it_is(tmp_path: Path) -> None:
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env/python").symlink_to(sys.executable)
+    text = SHORT.replace("{engine: fake}", "{engine: fake, resources: {python: ./env/python}}")
+    config = load(tmp_path, text)
+    assert config.arbiter.resources.python == str(tmp_path / "env/python")

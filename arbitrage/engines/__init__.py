@@ -14,8 +14,12 @@ Contract of every engine:
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from arbitrage.errors import EngineError, UsageError
@@ -83,10 +87,28 @@ ENGINES: dict[str, Entry] = {
     "endpoint": Entry("arbitrage.engines.endpoint", (), "", 0.25),
 }
 
+REPLICA_LIBRARIES = ("ray", "pyarrow", "pydantic", "numpy", "jinja2")
+"""What a replica needs besides its engine. In another environment the package itself need not be
+installed: the driver lends its own."""
 
-def require(engine: str) -> None:
-    """Raises UsageError, before anything is started, when an engine's libraries are missing."""
+_PROBE = """
+import importlib.metadata, importlib.util, json, sys
+missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
+ray = "" if "ray" in missing else importlib.metadata.version("ray")
+print(json.dumps([missing, ray, sys.version_info[:2]]))
+"""
+_PROBE_S = 120
+
+
+def require(engine: str, python: str | None = None) -> None:
+    """Raises UsageError, before anything is started, when an engine's libraries are missing.
+
+    `python` is the interpreter of another environment that its replicas run in, if not this one.
+    """
     entry = ENGINES[engine]
+    if python is not None:
+        _require_there(engine, python)
+        return
     missing = [name for name in entry.libraries if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
@@ -102,6 +124,35 @@ def require_variables(options: Block) -> None:
         raise UsageError(
             f"the environment variable {missing[0]} is not set; the config names it for a secret"
         )
+
+
+def _require_there(engine: str, python: str) -> None:
+    """The environment must have the engine's libraries, and Ray exactly as the driver has it."""
+    ray = importlib.metadata.version("ray")
+    missing, its_ray, its_python = _probe(python, (*ENGINES[engine].libraries, *REPLICA_LIBRARIES))
+    if tuple(its_python) != sys.version_info[:2]:
+        raise UsageError(
+            f"`resources.python` {python} is Python {its_python[0]}.{its_python[1]}; Ray needs the "
+            f"driver's {sys.version_info[0]}.{sys.version_info[1]} in every environment"
+        )
+    if missing or its_ray != ray:
+        wanted = [f"ray=={ray}" if name == "ray" else name for name in missing]
+        wanted += [] if "ray" in missing or its_ray == ray else [f"ray=={ray}"]
+        raise UsageError(
+            f"engine {engine!r} cannot run in {python}; `{python} -m pip install "
+            f"{' '.join(wanted)}` brings what it needs"
+        )
+
+
+def _probe(python: str, libraries: Sequence[str]) -> tuple[list[str], str, list[int]]:
+    """What an environment lacks, its version of Ray, and of Python."""
+    command = [python, "-c", _PROBE, *libraries]
+    try:
+        told = subprocess.run(command, capture_output=True, check=True, timeout=_PROBE_S)  # noqa: S603
+        missing, ray, version = json.loads(told.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise UsageError(f"`resources.python` {python} is no Python that runs ({error})") from error
+    return missing, ray, version
 
 
 def build_generator(teacher: Teacher) -> Generator:

@@ -1,0 +1,80 @@
+"""What a replica's end and its environment mean to the driver."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arbitrage import cluster as cluster_module
+from arbitrage.cluster import Cluster, Failed, Replica
+from arbitrage.components import resolve
+from arbitrage.errors import EngineLostError
+from arbitrage.plan import Task
+from arbitrage.scheduler import Slots
+from arbitrage.stages import Desk
+from arbitrage.store import Store
+from command_line import cli, write_config, write_prompts
+from harness import fake, make_config, read_rows
+
+TASK = Task("generate", "owner", 0, (), "out")
+
+
+class Raised(cluster_module.ray.exceptions.RayTaskError):  # type: ignore[misc,name-defined]
+    """An exception of a replica, as Ray hands it over."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+
+@pytest.mark.parametrize(
+    ("cause", "lost"), [(EngineLostError("the engine died"), True), (ValueError("a fault"), False)]
+)
+def test_a_replica_whose_engine_died_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, lost: bool
+) -> None:
+    killed: list[Any] = []
+
+    def get(_: Any) -> None:
+        raise Raised(cause)
+
+    monkeypatch.setattr(cluster_module.ray, "get", get)
+    monkeypatch.setattr(cluster_module.ray, "kill", killed.append)
+    config = make_config(tmp_path, {"a": fake()})
+    cluster = Cluster(Desk(Store(tmp_path), config, resolve(config)))
+    replica = Replica("a/1", "owner", Slots(), "handle", loaded=True)
+    replica.tasks = {"ref 1": TASK, "ref 2": TASK}
+    cluster._replicas["a/1"] = replica
+    for ref in ("ref 1", "ref 2"):
+        assert cluster._settle(ref, replica) == Failed("a/1", TASK, cause, lost=lost)
+        assert replica.loaded is not lost
+    assert killed == (["handle"] if lost else [])
+    assert list(cluster._replicas) == ([] if lost else ["a/1"])
+
+
+@pytest.mark.cluster
+def test_replicas_run_in_the_environment_that_they_are_given(tmp_path: Path) -> None:
+    """Another environment that lacks this package: the driver lends it, and nothing else."""
+    write_prompts(tmp_path / "prompts.jsonl", 20)
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho "$PYTHONPATH" >> {tmp_path}/seen\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    told = {
+        "run": "run",
+        "prompts": "prompts.jsonl",
+        "teachers": {
+            "here": {"engine": "fake", "languages": "all", "options": {"voice": "h"}},
+            "there": {"engine": "fake", "languages": "all", "resources": {"python": "./python"}},
+        },
+        "arbiter": {"engine": "fake"},
+    }
+    result = cli("run", write_config(tmp_path, told))
+    assert result.returncode == 0, result.stderr
+    assert len(read_rows(tmp_path / "run", "selected")) == 20
+    lent = {Path(line) for line in (tmp_path / "seen").read_text().split()[1:]}
+    assert len(lent) == 1
+    assert not lent.pop().exists(), "it is gone with the run"
