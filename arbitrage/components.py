@@ -142,14 +142,22 @@ def _arbiter(config: ArbiterConfig, known: Mapping[str, str]) -> Arbiter:
 
 def _model_identity(place: str, config: Served) -> dict[str, Any]:
     """A local folder is named by its content, so that moving it changes nothing."""
-    if config.model is None:
-        return {}
-    folder = Path(config.model)
-    if folder.is_dir():
-        return {"model": {"content": directory_digest(folder)}}
-    if config.model.startswith(("/", ".", "~")):
-        raise ConfigError(f"{place}: there is no model folder {config.model}")
-    return {"model": {"name": config.model}}
+    found: dict[str, Any] = {}
+    if config.model is not None:
+        folder = Path(config.model)
+        if folder.is_dir():
+            found["model"] = {"content": directory_digest(folder)}
+        elif config.model.startswith(("/", ".", "~")):
+            raise ConfigError(f"{place}: there is no model folder {config.model}")
+        else:
+            found["model"] = {"name": config.model}
+    lora = getattr(config.options, "lora", None)
+    if lora is not None:
+        if not Path(lora).is_dir():
+            raise ConfigError(f"{place}: there is no folder {lora} with a LoRA adapter")
+        content = {"content": directory_digest(Path(lora))}
+        found["options"] = config.options.identity() | {"lora": content}
+    return found
 
 
 def _coverage(name: str, config: TeacherConfig, family_of: Mapping[str, str]) -> frozenset[str]:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from arbitrage.blocks import Block, incidental
+from arbitrage.identity import canonical
 
 
 class EngineOptions(Block):
@@ -204,9 +205,98 @@ class EndpointOptions(EngineOptions):
                 raise ValueError(f"options: {name!r} means nothing to {what}; drop it")
 
 
+_SAID_ELSEWHERE = {
+    "model": "`model:`",
+    "revision": "`revision:`",
+    "tokenizer_revision": "`revision:`",
+    "trust_remote_code": "`trust_remote_code:`",
+    "max_num_seqs": "`resources.batch_size`",
+    "data_parallel_size": "`resources.replicas`",
+    "kv_cache_memory_bytes": "`options.kv_cache_gb`",
+    "enable_lora": "`options.lora`",
+    "max_lora_rank": "`options.lora`",
+    "hf_token": "the environment variable HF_TOKEN",
+    "override_generation_config": "`sampling:`",
+    **dict.fromkeys(
+        (
+            *("generation_config", "runner", "convert", "seed", "tokenizer"),
+            *("skip_tokenizer_init", "worker_extension_cls"),
+        ),
+        "nothing: the engine sets it",
+    ),
+}
+_PICKLED_FORMATS = ("auto", "hf", "pt", "npcache")
+
+_SPEED_ARGUMENTS = frozenset(
+    {
+        *("async_scheduling", "block_size", "compilation_config", "cpu_offload_gb"),
+        *("cudagraph_capture_sizes", "disable_custom_all_reduce", "disable_log_stats"),
+        *("distributed_executor_backend", "download_dir", "enable_chunked_prefill"),
+        *("enable_expert_parallel", "enforce_eager", "load_format", "long_prefill_token_threshold"),
+        *("max_cudagraph_capture_size", "max_num_batched_tokens", "max_parallel_loading_workers"),
+        *("num_gpu_blocks_override", "numa_bind", "optimization_level", "performance_mode"),
+        *("safetensors_load_strategy", "shutdown_timeout", "use_tqdm_on_load"),
+    }
+)
+"""Engine arguments that change no more than speed and last digits: incidental, as batch sizes are.
+Every other one is taken to change the answers."""
+
+
+class VllmOptions(Block):
+    """vLLM; whatever has no field of its own goes into `engine_args` under vLLM's name for it."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: the checkpoint's for a teacher, float32 for the Arbiter"
+    )
+    quantization: str | None = Field(None, description="none: what the checkpoint says")
+    max_model_len: int | None = Field(
+        None, ge=8, description="window in tokens; none: the model's own. Longer input is an error"
+    )
+    lora: str | None = Field(None, description="a folder with an adapter; its content counts")
+    engine_args: dict[str, Any] = Field({}, description="further arguments of vLLM's EngineArgs")
+    tensor_parallel_size: int = incidental(1, ge=1)
+    pipeline_parallel_size: int = incidental(1, ge=1)
+    enable_prefix_caching: bool | None = incidental(
+        None, description="none: vLLM's choice for a teacher, off for the Arbiter"
+    )
+    gpu_memory_utilization: float | None = incidental(None, gt=0, le=1)
+    kv_cache_gb: float | None = incidental(None, gt=0, description="instead of a share of memory")
+    engine_process: Literal["auto", "own", "separate"] = incidental(
+        "auto",
+        description="own: in the replica's process, auto's choice on CPUs; separate: in vLLM's own",
+    )
+
+    @field_validator("engine_args")
+    @classmethod
+    def _said_in_one_place(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            place = f"`options.{name}`" if name in cls.model_fields else _SAID_ELSEWHERE.get(name)
+            if place:
+                raise ValueError(f"{name!r} is no engine argument to set here; use {place}")
+        if value.get("load_format") in _PICKLED_FORMATS:
+            raise ValueError("`load_format` must be one that reads no pickle, such as safetensors")
+        try:
+            canonical(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"engine arguments must be plain data: {error}") from error
+        return value
+
+    @property
+    def devices(self) -> int:
+        """Accelerators that one replica is spread over."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    def identity(self) -> dict[str, Any]:
+        """Without what changes only speed."""
+        found = super().identity()
+        kept = {k: v for k, v in self.engine_args.items() if k not in _SPEED_ARGUMENTS}
+        return {k: v for k, v in (found | {"engine_args": kept}).items() if v != {}}
+
+
 OPTIONS: dict[str, type[Block]] = {
     "fake": FakeOptions,
     "transformers": TransformersOptions,
     "endpoint": EndpointOptions,
+    "vllm": VllmOptions,
 }
 """Engine name to its options; `arbitrage.engines.ENGINES` has the same keys."""

@@ -42,12 +42,12 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_teacher(folder: Path, texts: Sequence[str], seed: int) -> Path:
+def make_teacher(folder: Path, texts: Sequence[str], seed: int, **shape: int) -> Path:
     """Saves a causal language model whose greedy answers vary and sometimes end by themselves."""
     tokenizer = _save_tokenizer(folder, texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(_config(tokenizer))
+        model = LlamaForCausalLM(_config(tokenizer, **shape))
     _enliven(model)
     with torch.no_grad():
         # A longer row is the largest logit more often: so answers end, at different lengths.
@@ -58,12 +58,14 @@ def make_teacher(folder: Path, texts: Sequence[str], seed: int) -> Path:
     return _save(model, folder)
 
 
-def make_arbiter(folder: Path, texts: Sequence[str], seed: int, num_labels: int = 1) -> Path:
+def make_arbiter(
+    folder: Path, texts: Sequence[str], seed: int, num_labels: int = 1, **shape: int
+) -> Path:
     """Saves a reward model whose scores differ from text to text."""
     tokenizer = _save_tokenizer(folder, texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForSequenceClassification(_config(tokenizer, num_labels=num_labels))
+        model = LlamaForSequenceClassification(_config(tokenizer, num_labels=num_labels, **shape))
     _enliven(model)
     return _save(model, folder)
 
@@ -101,19 +103,18 @@ def _save_tokenizer(folder: Path, texts: Sequence[str]) -> Any:
 
 
 def _config(tokenizer: Any, **more: Any) -> LlamaConfig:
+    usual = {"num_attention_heads": 4, "num_key_value_heads": 2}
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=WINDOW,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=False,
-        **more,
+        **{**usual, **more},
     )
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,45 @@ def test_a_missing_library_is_told_before_anything_starts(monkeypatch: pytest.Mo
     require("fake")
     with pytest.raises(UsageError, match=r"torch and transformers; `pip install 'arbitrage\[hf\]'"):
         require("transformers")
+
+
+def told(folder: Path, answer: str) -> str:
+    """An interpreter that says what it was told, instead of running anything."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_another_environment_is_looked_at_before_anything_starts(tmp_path: Path) -> None:
+    require("fake", sys.executable)
+    ray, here = importlib.metadata.version("ray"), list(sys.version_info[:2])
+    require("vllm", told(tmp_path, json.dumps([[], ray, here])))
+    refused: list[tuple[Any, str]] = [
+        ([["vllm", "pyarrow"], ray, here], r"pip install vllm pyarrow` brings"),
+        ([["ray"], "", here], rf"pip install ray=={ray}` brings"),
+        ([[], "0.1", here], rf"pip install ray=={ray}` brings"),
+        ([[], ray, [2, 7]], r"is Python 2\.7; Ray needs the driver's"),
+        ("nonsense", "is no Python that runs"),
+    ]
+    for answer, message in refused:
+        with pytest.raises(UsageError, match=message):
+            require("vllm", told(tmp_path, json.dumps(answer)))
+    with pytest.raises(UsageError, match="is no Python that runs"):
+        require("vllm", str(tmp_path / "nothing"))
+
+
+def test_a_replica_needs_no_more_libraries_than_it_asks_for() -> None:
+    """What the driver alone uses must not be imported where it may be absent."""
+    absent = ["datasets", "pandas", "rich", "typer", "httpx", "py3langid", "torch", "transformers"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "import arbitrage.cluster, arbitrage.engines.chat, arbitrage.engines.stepper\n"
+        "import arbitrage.engines.vllm_arguments\n"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_the_fake_is_the_same_for_the_same_seed_and_greedy_ignores_it() -> None:

@@ -1,0 +1,413 @@
+"""The vllm engine on microscopic real models, against the transformers engine.
+
+Runs where vLLM can be imported, and skips with a printed reason elsewhere: `make test-vllm` makes
+such an environment. A run whose replicas live in that environment needs its Python in
+`ARBITRAGE_VLLM_PYTHON`. Shares and differences are printed (`-s`), not only judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from arbitrage.components import resolve
+from arbitrage.config import RunConfig, Sampling
+from arbitrage.engines import build_generator, build_scorer
+from arbitrage.errors import EngineError, EngineLostError, ItemError
+from arbitrage.records import Completion, Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+PYTHON = os.environ.get("ARBITRAGE_VLLM_PYTHON")
+HERE = importlib.util.find_spec("vllm") is not None
+needs_vllm = pytest.mark.skipif(not HERE, reason="vLLM cannot be imported; `make test-vllm` can")
+needs_python = pytest.mark.skipif(
+    PYTHON is None, reason="ARBITRAGE_VLLM_PYTHON names no Python with vLLM; `make test-vllm` does"
+)
+
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+"""vLLM's attention on CPUs wants heads of at least 32."""
+GREEDY = Sampling(temperature=0, max_tokens=24)
+WILD = Sampling(temperature=0.9, top_p=0.95, top_k=50, min_p=0.01, max_tokens=24)
+LATIN = "river stone Haus Wasser montagne lumiere ciudad noche grazie number seven the old"
+WORDS = LATIN.split()
+
+
+def some_texts(count: int, seed: int = 0, longest: int = 40) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(count)]
+
+
+def prompt_of(text: str) -> Prompt:
+    return Prompt(text, "en", [{"role": "user", "content": text}])
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from micro_models import make_teacher
+
+    return make_teacher(tmp_path_factory.mktemp("teacher"), some_texts(100), seed=1, **HEADS)
+
+
+@pytest.fixture(scope="module")
+def arbiter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from micro_models import make_arbiter
+
+    return make_arbiter(tmp_path_factory.mktemp("arbiter"), some_texts(100), seed=2, **HEADS)
+
+
+def parts(teacher: dict[str, Any], arbiter: dict[str, Any]) -> Any:
+    teachers = {"t": {"languages": ["en", "de"], **teacher}}
+    return resolve(RunConfig(run="r", prompts="p.jsonl", teachers=teachers, arbiter=arbiter))
+
+
+def served(folder: Path, engine: str, **fields: Any) -> dict[str, Any]:
+    if engine == "vllm":
+        options = {"kv_cache_gb": 0.25, **fields.get("options", {})}
+        options["engine_args"] = {"enforce_eager": True, **options.get("engine_args", {})}
+        fields = {**fields, "options": options}
+    return {"engine": engine, "model": str(folder), **fields}
+
+
+def teacher_of(folder: Path, engine: str = "vllm", **fields: Any) -> Any:
+    told = served(folder, engine, **fields)
+    return closing(build_generator(parts(told, {"engine": "fake"}).teachers[0]))
+
+
+def arbiter_of(folder: Path, engine: str = "vllm", **fields: Any) -> Any:
+    told = served(folder, engine, **fields)
+    return closing(build_scorer(parts({"engine": "fake"}, told).arbiter))
+
+
+@pytest.fixture(scope="module")
+def teacher(teacher_folder: Path) -> Iterable[Any]:
+    with teacher_of(teacher_folder) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def plain(teacher_folder: Path) -> Iterable[Any]:
+    with teacher_of(teacher_folder, "transformers") as engine:
+        yield engine
+
+
+def ask(engine: Any, texts: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
+    """Asks for all at once, each with its own seeds."""
+
+    async def one(text: str) -> list[Completion]:
+        seeds = [sum(text.encode()) * 1024 + number for number in range(sampling.n)]
+        found: list[Completion] = await engine.generate(prompt_of(text), sampling, seeds)
+        return found
+
+    async def everyone() -> list[list[Completion]]:
+        return await asyncio.gather(*map(one, texts))
+
+    return asyncio.run(asyncio.wait_for(everyone(), 120))
+
+
+def judge(engine: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    async def everyone() -> list[float]:
+        return await asyncio.gather(*(engine.score(prompt_of(a), b) for a, b in pairs))
+
+    return asyncio.run(asyncio.wait_for(everyone(), 120))
+
+
+def share(first: Sequence[Any], second: Sequence[Any], what: str) -> float:
+    found = sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+    print(f"{what}: {found:.4f} of {len(first)}")
+    return found
+
+
+# ---- generation
+
+
+@needs_vllm
+def test_greedy_answers_are_those_of_the_transformers_engine(teacher: Any, plain: Any) -> None:
+    texts = list(dict.fromkeys(some_texts(200, seed=3)))
+    assert share(ask(teacher, texts, GREEDY), ask(plain, texts, GREEDY), "greedy") >= 0.99
+    assert teacher.provenance()["dtype"] == "float32"
+
+
+@needs_vllm
+def test_a_repetition_penalty_means_the_same(teacher: Any, plain: Any) -> None:
+    texts = some_texts(60, seed=4)
+    sampling = GREEDY.model_copy(update={"repetition_penalty": 1.3})
+    found = ask(teacher, texts, sampling)
+    assert share(found, ask(plain, texts, sampling), "repetition_penalty 1.3") >= 0.98
+    assert share(found, ask(teacher, texts, GREEDY), "the same without") < 0.5
+
+
+@needs_vllm
+def test_stop_strings_cut_and_end_alike(teacher: Any, plain: Any) -> None:
+    texts = some_texts(60, seed=5)
+    sampling = GREEDY.model_copy(update={"stop": ("e", "ti")})
+    found = ask(teacher, texts, sampling)
+    assert share(found, ask(plain, texts, sampling), "stop strings") >= 0.98
+    assert not any("e" in answers[0].text for answers in found)
+
+
+@needs_vllm
+def test_counts_and_reasons(teacher: Any) -> None:
+    found = [answers[0] for answers in ask(teacher, some_texts(80, seed=6), GREEDY)]
+    assert {answer.finish_reason for answer in found} == {"stop", "length"}
+    for answer in found:
+        full = answer.finish_reason == "length"
+        assert (answer.completion_tokens == 24) >= full
+        assert "<eos>" not in answer.text
+
+
+@needs_vllm
+def test_seeds_decide_and_neighbours_do_not(teacher: Any) -> None:
+    texts = list(dict.fromkeys(some_texts(60, seed=7)))
+    sampling = WILD.model_copy(update={"n": 4})
+    first = ask(teacher, texts, sampling)
+    assert len({answer.text for answers in first for answer in answers}) > 3 * len(texts)
+    again = ask(teacher, texts[::-1], sampling)[::-1]
+    assert share(first, again, "sampled, other order") >= 0.97
+    alone = [ask(teacher, [text], sampling)[0] for text in texts[:20]]
+    assert share(alone, first[:20], "sampled, alone against in company") >= 0.9
+
+
+@needs_vllm
+def test_draws_follow_the_softmax_and_the_limits(teacher: Any, plain: Any) -> None:
+    """One token each: what min_p, top_p and top_k exclude is never drawn."""
+    import torch
+
+    sampling = Sampling(temperature=2.0, n=1024, max_tokens=1)
+    tokens = plain._chat.encode(prompt_of("river").messages, None, answer_next=True)
+    with torch.inference_mode():
+        logits = plain._model(torch.tensor([tokens])).logits[0, -1] / 2
+    chances = logits.softmax(-1)
+    for limits, kept in (
+        ({}, chances > 0),
+        ({"min_p": 0.2}, chances >= 0.2 * chances.max()),
+        ({"top_k": 5}, chances >= chances.topk(5).values[-1]),
+        ({"top_p": 0.5}, chances.sort(descending=True).values.cumsum(0) < math.inf),
+    ):
+        if "top_p" in limits:
+            order = chances.argsort(descending=True)
+            before = chances[order].cumsum(0) - chances[order]
+            kept = torch.zeros_like(kept).scatter(0, order, before < 0.5)
+        allowed = {plain._chat.text([token]) for token in kept.nonzero().flatten().tolist()}
+        drawn = ask(teacher, ["river"], sampling.model_copy(update=limits))[0]
+        texts = {answer.text for answer in drawn}
+        print(f"{limits}: {len(texts)} texts of {len(allowed)} allowed")
+        assert texts <= allowed
+        assert len(texts) >= min(4, len(allowed))
+
+
+@needs_vllm
+def test_the_models_own_generation_settings_are_ignored_but_for_its_ends(
+    teacher: Any, teacher_folder: Path, tmp_path: Path
+) -> None:
+    texts = some_texts(20, seed=8)
+    usual = ask(teacher, texts, GREEDY)
+    folder = shutil.copytree(teacher_folder, tmp_path / "model")
+    nasty = {"eos_token_id": 2, "repetition_penalty": 5.0, "temperature": 3.0, "top_k": 1}
+    (folder / "generation_config.json").write_text(json.dumps(nasty))
+    with teacher_of(folder) as engine:
+        assert share(ask(engine, texts, GREEDY), usual, "nasty generation_config") >= 0.95
+    text, answer = texts[0], usual[0][0]
+    word = next(letter for letter in answer.text[2:] if letter.isascii())
+    end = teacher._chat.tokenizer(word, add_special_tokens=False)["input_ids"][0]
+    ends = {"eos_token_id": [2, end]}
+    (folder / "generation_config.json").write_text(json.dumps(ends))
+    with teacher_of(folder) as engine, teacher_of(folder, "transformers") as other:
+        assert ask(engine, [text], GREEDY) == ask(other, [text], GREEDY)
+
+
+@needs_vllm
+def test_what_is_longer_than_the_window_is_an_item_error(teacher_folder: Path) -> None:
+    with teacher_of(teacher_folder, options={"max_model_len": 64}) as engine:
+        tokens = len(engine._chat.encode(prompt_of("z").messages, None, answer_next=True))
+        full, longer = ("z" * (64 - 24 - tokens + 1 + more) for more in (0, 1))
+        assert ask(engine, [full], GREEDY)[0][0].prompt_tokens == 40
+        with pytest.raises(ItemError, match=r"41 prompt tokens .* window of 64"):
+            ask(engine, [longer], GREEDY)
+        assert ask(engine, [full], GREEDY)
+
+
+# ---- scoring
+
+
+def plain_scores(folder: Path, pairs: Sequence[tuple[str, str]], dtype: str) -> list[float]:
+    with arbiter_of(folder, "transformers", options={"dtype": dtype}) as engine:
+        return judge(engine, pairs)
+
+
+@needs_vllm
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_scores_are_those_of_the_transformers_engine(arbiter_folder: Path, dtype: str) -> None:
+    pairs = list(zip(some_texts(80, seed=9), some_texts(80, seed=10), strict=True))
+    with arbiter_of(arbiter_folder, options={"dtype": dtype}) as engine:
+        scores = judge(engine, pairs)
+        assert judge(engine, pairs[::-1])[::-1] == pytest.approx(scores, abs=1e-4)
+        assert engine.provenance()["dtype"] == ("float32" if dtype == "auto" else dtype)
+    wanted = plain_scores(arbiter_folder, pairs, "float32")
+    worst = max(abs(a - b) for a, b in zip(scores, wanted, strict=True))
+    spread = max(wanted) - min(wanted)
+    print(f"{dtype}: furthest from transformers in float32 {worst:.2e}, spread {spread:.2f}")
+    assert worst < (1e-4 if dtype == "auto" else 0.1 * spread)
+    assert len(set(scores)) > 70
+
+
+@needs_vllm
+def test_a_pair_longer_than_the_window_is_marked(arbiter_folder: Path) -> None:
+    with arbiter_of(arbiter_folder, options={"max_model_len": 40}) as engine:
+        assert math.isfinite(judge(engine, [("x", "z" * 35)])[0])
+        with pytest.raises(ItemError, match=r"41 tokens .* window of 40"):
+            judge(engine, [("x", "z" * 36)])
+
+
+@needs_vllm
+def test_models_that_are_no_arbiters(teacher_folder: Path, tmp_path: Path) -> None:
+    from micro_models import make_arbiter
+
+    folder = make_arbiter(tmp_path / "two", some_texts(50), seed=0, num_labels=2, **HEADS)
+    with pytest.raises(EngineError, match="2 outputs"):
+        arbiter_of(folder)
+    with pytest.raises(EngineError, match=r"cannot be loaded|outputs"):
+        arbiter_of(teacher_folder)
+
+
+# ---- ends and accidents
+
+
+@needs_vllm
+def test_what_cannot_be_loaded_is_one_sentence(teacher_folder: Path) -> None:
+    with pytest.raises(EngineError, match="did you mean 'enforce_eager'"):
+        teacher_of(teacher_folder, options={"engine_args": {"enforce_eagr": True}})
+    with pytest.raises(EngineError, match="cannot be loaded by vLLM"):
+        teacher_of(teacher_folder, options={"quantization": "nonsense"})
+
+
+@needs_vllm
+def test_pickled_weights_are_refused(teacher_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(teacher_folder, tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(EngineError, match="safetensors"):
+        teacher_of(folder)
+
+
+@needs_vllm
+def test_closing_gives_the_memory_back(teacher_folder: Path) -> None:
+    import psutil
+
+    process = psutil.Process()
+    held = []
+    for _ in range(3):
+        with teacher_of(teacher_folder, options={"kv_cache_gb": 1}) as engine:
+            ask(engine, some_texts(8), GREEDY)
+            gc.freeze()  # as a replica does once its engine is loaded
+            full = process.memory_info().rss
+        held.append(process.memory_info().rss)
+        print(f"{full / 2**20:.0f} MiB with the engine, {held[-1] / 2**20:.0f} MiB without")
+    assert held[2] - held[0] < 300 * 2**20, "an engine stays behind each time"
+
+
+@needs_vllm
+def test_an_engine_in_its_own_process_and_its_death(plain: Any, teacher_folder: Path) -> None:
+    import psutil
+
+    texts = some_texts(20, seed=11)
+    with teacher_of(teacher_folder, options={"engine_process": "separate"}) as engine:
+        assert share(ask(engine, texts, GREEDY), ask(plain, texts, GREEDY), "separate") >= 0.95
+        assert engine.provenance()["engine_process"] == "separate"
+        children = psutil.Process().children(recursive=True)
+        cores = [child for child in children if "Engine" in child.name() or "VLLM" in child.name()]
+        assert cores, [child.name() for child in children]
+
+        async def killed() -> list[object]:
+            long = GREEDY.model_copy(update={"max_tokens": 900, "temperature": 1.0})
+            requests = [engine.generate(prompt_of(text), long, [0]) for text in texts]
+            waiting = [asyncio.create_task(request) for request in requests]
+            await asyncio.sleep(0.2)
+            os.kill(cores[0].pid, signal.SIGKILL)
+            return await asyncio.gather(*waiting, return_exceptions=True)
+
+        outcomes = asyncio.run(asyncio.wait_for(killed(), 60))
+        assert EngineLostError in {type(outcome) for outcome in outcomes}, outcomes
+        with pytest.raises(EngineLostError):
+            ask(engine, texts[:1], GREEDY)
+    assert not psutil.wait_procs(cores, timeout=30)[1]
+
+
+ALONE = """
+import sys, time
+from pathlib import Path
+from test_vllm import teacher_of
+if __name__ == "__main__":
+    with teacher_of(Path(sys.argv[1]), options={"engine_process": "separate"}):
+        print("ready", flush=True)
+        time.sleep(600)
+"""
+
+
+@needs_vllm
+def test_no_process_outlives_a_replica_that_is_killed(teacher_folder: Path, tmp_path: Path) -> None:
+    import psutil
+
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE)
+    path = f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(teacher_folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert any("ready" in line for line in process.stdout)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("Engine" in child.name() for child in children)
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(children, timeout=30)[1]
+
+
+# ---- a whole run
+
+
+@needs_python
+@pytest.mark.cluster
+def test_a_run_with_its_replicas_in_that_environment(
+    teacher_folder: Path, arbiter_folder: Path, tmp_path: Path
+) -> None:
+    """The driver needs no vLLM; the rows are those of a run on transformers."""
+    from command_line import cli, write_config, write_prompts
+    from harness import read_rows
+
+    chosen: dict[str, list[dict[str, Any]]] = {}
+    write_prompts(tmp_path / "prompts.jsonl", 40)
+    for engine in ("vllm", "transformers"):
+        fields = {"resources": {"cpus": 1, "python": PYTHON}} if engine == "vllm" else {}
+        greedy = {"languages": "all", "sampling": {"temperature": 0, "max_tokens": 16}}
+        told = {
+            "run": engine,
+            "prompts": {"sources": [{"path": "prompts.jsonl"}], "shard_size": 20},
+            "teachers": {"t": {**served(teacher_folder, engine, **fields), **greedy}},
+            "arbiter": served(arbiter_folder, engine, **fields),
+            "gates": {"truncated": False, "empty": False},
+        }
+        result = cli("run", write_config(tmp_path, told))
+        assert result.returncode == 0, result.stderr
+        chosen[engine] = read_rows(tmp_path / engine, "selected")
+    rows = [[(r["prompt_id"], r["completion"]) for r in chosen[engine]] for engine in chosen]
+    assert share(*rows, "rows of a run") >= 0.99
+    rewards = [[row["reward"] for row in chosen[engine]] for engine in chosen]
+    assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
