@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,6 +243,34 @@ def test_what_is_longer_than_the_window_is_an_item_error(teacher_folder: Path) -
         assert ask(engine, [full], GREEDY)
 
 
+@needs_vllm
+def test_an_adapter_is_what_the_merged_model_is(teacher_folder: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    name, rank, alpha = "model.layers.0.self_attn.q_proj", 4, 8
+    folder, merged = tmp_path / "adapter", shutil.copytree(teacher_folder, tmp_path / "merged")
+    weights = load_file(merged / "model.safetensors")
+    down, up = torch.randn(rank, 64), torch.randn(64, rank)
+    weights[f"{name}.weight"] += alpha / rank * up @ down
+    save_file(weights, merged / "model.safetensors", metadata={"format": "pt"})
+    folder.mkdir()
+    told = {"r": rank, "lora_alpha": alpha, "target_modules": ["q_proj"], "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    whole = f"base_model.model.{name}"
+    adapter = {f"{whole}.lora_A.weight": down, f"{whole}.lora_B.weight": up}
+    save_file(adapter, folder / "adapter_model.safetensors")
+    texts = some_texts(40, seed=12)
+    with teacher_of(merged, "transformers") as engine:
+        wanted = ask(engine, texts, GREEDY)
+    with teacher_of(teacher_folder, options={"lora": str(folder)}) as engine:
+        found = ask(engine, texts, GREEDY)
+    with teacher_of(teacher_folder, "transformers") as engine:
+        without = ask(engine, texts, GREEDY)
+    assert share(found, wanted, "adapter against merged") >= 0.95
+    assert share(without, wanted, "the same without") < 0.5
+
+
 # ---- scoring
 
 
@@ -272,6 +301,24 @@ def test_a_pair_longer_than_the_window_is_marked(arbiter_folder: Path) -> None:
         assert math.isfinite(judge(engine, [("x", "z" * 35)])[0])
         with pytest.raises(ItemError, match=r"41 tokens .* window of 40"):
             judge(engine, [("x", "z" * 36)])
+
+
+@needs_vllm
+def test_a_score_that_is_no_number_is_an_item_error(arbiter_folder: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(arbiter_folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    with arbiter_of(folder, "transformers") as engine:
+        token = engine._tokenizer("~", add_special_tokens=False)["input_ids"][0]
+    weights["model.embed_tokens.weight"][token] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with arbiter_of(folder) as engine:
+        assert math.isfinite(judge(engine, [("x", "y")])[0])
+        with pytest.raises(ItemError, match="no number"):
+            judge(engine, [("x", "~")])
+        assert math.isfinite(judge(engine, [("x", "y")])[0])
 
 
 @needs_vllm
@@ -411,3 +458,47 @@ def test_a_run_with_its_replicas_in_that_environment(
     assert share(*rows, "rows of a run") >= 0.99
     rewards = [[row["reward"] for row in chosen[engine]] for engine in chosen]
     assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
+
+
+@needs_python
+@pytest.mark.cluster
+def test_a_run_goes_on_when_vllms_own_process_is_killed(
+    teacher_folder: Path, tmp_path: Path
+) -> None:
+    import psutil
+
+    from command_line import start, write_config, write_prompts
+    from harness import read_rows
+
+    write_prompts(tmp_path / "prompts.jsonl", 240)
+    options = {"engine_process": "separate"}
+    resources = {"cpus": 1, "python": PYTHON}
+    told = {
+        "run": "run",
+        "prompts": {"sources": [{"path": "prompts.jsonl"}], "shard_size": 40},
+        "teachers": {
+            "t": {
+                **served(teacher_folder, "vllm", options=options, resources=resources),
+                "languages": "all",
+                "sampling": {"n": 4, "temperature": 1.0, "max_tokens": 400},
+            }
+        },
+        "arbiter": {"engine": "fake"},
+        "gates": {"truncated": False, "empty": False},
+    }
+    run = start("run", write_config(tmp_path, told))
+    candidates = tmp_path / "run/candidates"
+    deadline = time.monotonic() + 120
+    while not list(candidates.rglob("*.parquet")):
+        assert time.monotonic() < deadline, "nothing was made"
+        time.sleep(0.02)
+    family = psutil.Process(run.pid).children(recursive=True)
+    cores = [child for child in family if child.name() == "VLLM::EngineCore"]
+    assert len(cores) == 1
+    cores[0].kill()
+    out, errors = run.communicate(timeout=240)
+    assert run.returncode == 0, (out, errors)
+    assert "the engine died" in out + errors
+    rows = read_rows(tmp_path / "run", "candidates")
+    assert len({(row["prompt_id"], row["sample"]) for row in rows}) == len(rows) == 960
+    assert len(read_rows(tmp_path / "run", "selected")) == 240

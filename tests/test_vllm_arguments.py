@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,6 @@ from arbitrage.config import RunConfig, Sampling, TeacherConfig
 from arbitrage.engines import vllm_arguments as arguments
 from arbitrage.errors import ConfigError, EngineError
 from arbitrage.options import VllmOptions
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def teacher(**fields: Any) -> TeacherConfig:
@@ -197,6 +195,13 @@ def test_what_changes_answers_is_identity_and_what_changes_speed_is_not() -> Non
         {"engine_args": {"kv_cache_dtype": "fp8"}},
     ):
         assert teacher(options=option).identity() != plain
+
+
+def test_both_environments_of_the_tests_have_the_same_ray() -> None:
+    root = Path(__file__).parents[1]
+    texts = [(root / name).read_text() for name in ("constraints.txt", "constraints-vllm.txt")]
+    pins = [{line for line in text.splitlines() if line.startswith("ray==")} for text in texts]
+    assert pins[0] == pins[1] != set()
 
 
 # ---- LoRA

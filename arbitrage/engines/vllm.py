@@ -41,6 +41,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.transformers_utils.config import get_config, try_get_generation_config
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -77,13 +78,16 @@ class _Request(NamedTuple):
         return {"prompt": prompt, "lora_request": self.lora}
 
 
+# UsageContext.LLM_CLASS, below, stands for vLLM's batch sizes for work without a waiting reader.
+
+
 class _Own:
     """vLLM in this process, for a Stepper. Closing one ends every other in the same process: they
     share its communication groups."""
 
     def __init__(self, settings: AsyncEngineArgs) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        self.engine = LLMEngine.from_engine_args(settings)
+        self.engine = LLMEngine.from_engine_args(settings, UsageContext.LLM_CLASS)
 
     def add(self, key: str, request: _Request) -> None:
         try:
@@ -133,7 +137,7 @@ class _Separate:
             raise
 
     async def _build(self, settings: AsyncEngineArgs) -> AsyncLLM:
-        return AsyncLLM.from_engine_args(settings)
+        return AsyncLLM.from_engine_args(settings, usage_context=UsageContext.LLM_CLASS)
 
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop)

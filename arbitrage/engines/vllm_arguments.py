@@ -25,7 +25,6 @@ LEAST_TEMPERATURE = 0.01
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 GPU_SHARE = 0.9
 CPU_KV_CACHE_GB = 2.0
-SEQUENCES = 256
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -60,7 +59,7 @@ def of_engine(config: Served, *, scores: bool, on_cpu: bool, dtype: str) -> dict
         "generation_config": "vllm",
         "load_format": "safetensors",
         "seed": 0,
-        "max_num_seqs": config.resources.batch_size or SEQUENCES,
+        "max_num_seqs": config.resources.batch_size,
         "tensor_parallel_size": options.tensor_parallel_size,
         "pipeline_parallel_size": options.pipeline_parallel_size,
         # Left to itself, vLLM takes Ray's placement group for its own where there is one.
