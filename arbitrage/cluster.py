@@ -143,7 +143,7 @@ class Cluster:
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a start that takes too long is raised as just this
             raise ArbitrageError(f"Ray could not be started: {error}") from error
         found = ray.cluster_resources()
         memory_gb = found.get("memory", 0.0) / 1e9

@@ -11,7 +11,7 @@ import pytest
 from arbitrage import cluster as cluster_module
 from arbitrage.cluster import Cluster, Failed, Replica
 from arbitrage.components import resolve
-from arbitrage.errors import EngineLostError
+from arbitrage.errors import ArbitrageError, EngineLostError
 from arbitrage.plan import Task
 from arbitrage.scheduler import Slots
 from arbitrage.stages import Desk
@@ -52,6 +52,19 @@ def test_a_replica_whose_engine_died_is_replaced(
         assert replica.loaded is not lost
     assert killed == (["handle"] if lost else [])
     assert list(cluster._replicas) == ([] if lost else ["a/1"])
+
+
+def test_a_ray_that_does_not_start_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(cluster_module.ray, "init", init)
+    config = make_config(tmp_path, {"a": fake()})
+    cluster = Cluster(Desk(Store(tmp_path), config, resolve(config)))
+    with pytest.raises(ArbitrageError, match=r"Ray could not be started: .* timed out"):
+        cluster.__enter__()
 
 
 @pytest.mark.cluster

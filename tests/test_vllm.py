@@ -488,8 +488,9 @@ def test_a_run_goes_on_when_vllms_own_process_is_killed(
     }
     run = start("run", write_config(tmp_path, told))
     candidates = tmp_path / "run/candidates"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 180
     while not list(candidates.rglob("*.parquet")):
+        assert run.poll() is None, run.communicate()
         assert time.monotonic() < deadline, "nothing was made"
         time.sleep(0.02)
     family = psutil.Process(run.pid).children(recursive=True)
