@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from arbitrage.components import resolve
 from arbitrage.configfile import load
 from arbitrage.engines import build_generator, build_scorer
+from arbitrage.errors import ItemError
 from arbitrage.identity import derive_seed, prompt_id
 from arbitrage.records import Prompt
 
@@ -104,6 +105,8 @@ def plain_loop(config: Path, prompts: Path) -> float:
                 sampling = teacher.config.sampling[0]
                 seed = derive_seed(0, prompt.id, teacher.fingerprint, 0)
                 answer = (await generator.generate(prompt, sampling, [seed]))[0]
+                if isinstance(answer, ItemError):
+                    raise answer
                 score = await scorer.score(prompt, answer.text)
                 found.append((score, teacher.name, answer.text))
             score, name, text = max(found)
