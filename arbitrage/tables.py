@@ -24,8 +24,8 @@ PLUS_MINUS = "\u00b1"
 SHOWN_SOURCES = 5
 KEPT = "\n\t\u200c\u200d\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 LEGEND = (
-    "best alone: the mean reward of the language's best single teacher; gain: what choosing per "
-    "prompt adds to it, with its 95 % interval"
+    "alone: mean reward of the language's best single teacher; gain: what choosing per prompt adds "
+    "to it, with its 95 % interval"
 )
 
 
@@ -51,7 +51,7 @@ def of_summary(summary: Summary) -> Group:
 
 def _winners(summary: Summary) -> Table:
     """Who won where, and what choosing per prompt adds over the language's best teacher."""
-    table = _table("lang", prompts=1, reward=1, best_alone=0, gain=1, won=0)
+    table = _table("lang", prompts=1, reward=1, alone=1, gain=1, won=0)
     for column in table.columns[:-1]:
         column.no_wrap = True
     for row in summary.languages:
@@ -80,7 +80,7 @@ def _language_cells(row: LanguageResult) -> list[str | Text]:
         row.language,
         f"{row.prompts:,}",
         f"{row.reward.mean:.3f}",
-        f"{alone.alone.mean:.3f} {best}" if alone else "",
+        f"{alone.alone.mean:.3f}" if alone else "",
         _interval(alone.gain) if alone else "",
         _shares(wins, row.prompts),
     ]
