@@ -88,6 +88,7 @@ def test_replicas_run_in_the_environment_that_they_are_given(tmp_path: Path) -> 
     result = cli("run", write_config(tmp_path, told))
     assert result.returncode == 0, result.stderr
     assert len(read_rows(tmp_path / "run", "selected")) == 20
-    lent = {Path(line) for line in (tmp_path / "seen").read_text().split()[1:]}
+    # The first line is of the look into the environment, before the run, with what is set there.
+    lent = {Path(line) for line in (tmp_path / "seen").read_text().splitlines()[1:]}
     assert len(lent) == 1
     assert not lent.pop().exists(), "it is gone with the run"
