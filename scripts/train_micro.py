@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 MODELS = MICRO / "models"
 ARBITER, BASE, GENERALIST = "arbiter", "base", "generalist"
 THREADS = 2  # for what is trained alone; what is trained side by side has one each
+RECORD = "training.json"
 PLAIN_EVERY = 200  # steps, where no bar can be drawn
 
 
@@ -211,11 +212,17 @@ def write_record(
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
     }
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     cards = {name: teacher_card(name, codes, recipe) for name, codes in pool.items()}
     everything = sorted({example.language for example in examples})
     for name, card in {**cards, ARBITER: arbiter_card(everything, recipe)}.items():
         (out / name / "README.md").write_text(card, encoding="utf-8")
+
+
+def check_replaceable(out: Path) -> None:
+    """Only what this script wrote is ever deleted. Exits with a sentence for anything else."""
+    if out.exists() and not (out / RECORD).is_file() and (out.is_file() or any(out.iterdir())):
+        sys.exit(f"error: {out} holds something else than trained models; name another --out")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -225,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="models trained at the same time")
     parser.add_argument("--out", type=Path, default=MODELS, help="replaced when all is done")
     options = parser.parse_args(arguments)
+    check_replaceable(options.out)
     columns = (
         TextColumn("{task.description:14}"),
         BarColumn(),
@@ -245,7 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fresh = Path(folder) / "models"
         fresh.mkdir()
         train(fresh, Recipe(seed=options.seed), options.workers, tell)
-        shutil.rmtree(options.out, ignore_errors=True)
+        check_replaceable(options.out)
+        if options.out.exists():
+            shutil.rmtree(options.out)
         shutil.copytree(fresh, options.out)
     print(f"wrote {options.out}")
 

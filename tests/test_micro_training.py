@@ -184,6 +184,15 @@ def test_the_whole_pool_is_trained_on_training_examples_and_twice_the_same(
     assert done == {("base", 2), ("arbiter", 2), *((name, 3) for name in pool)}
 
 
+def test_nothing_but_trained_models_is_ever_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(SystemExit, match="holds something else"):
+        train_micro.main(["--out", str(tmp_path)])
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    train_micro.check_replaceable(tmp_path / "new")
+    train_micro.check_replaceable(train_micro.MODELS)
+
+
 def test_the_pool_is_parted_by_family_and_leaves_no_language_out() -> None:
     pool = train_micro.read_pool()
     everything = set(read_lexicons())
