@@ -114,17 +114,6 @@ class Served(Block):
             raise ValueError(f"engine {self.engine!r} needs `model:`, a local folder or a hub name")
         return self
 
-    @model_validator(mode="after")
-    def _slots_for_all_parts(self) -> Self:
-        """An engine that spreads one model over several accelerators says over how many."""
-        devices, gpus = getattr(self.options, "devices", None), self.resources.gpus
-        if devices is not None and gpus > 0 and gpus != devices and (gpus > 1 or devices > 1):
-            raise ValueError(
-                f"`resources.gpus` is {gpus:g}, but tensor_parallel_size x pipeline_parallel_size "
-                f"is {devices}; make them equal"
-            )
-        return self
-
 
 class TeacherConfig(Served):
     """A model that answers, and for which languages it is asked."""

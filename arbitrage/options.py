@@ -227,6 +227,9 @@ _SAID_ELSEWHERE = {
 }
 _PICKLED_FORMATS = ("auto", "hf", "pt", "npcache")
 
+LEAST_TEMPERATURE = 0.01
+"""vLLM raises a smaller one to this, silently; only 0 is greedy."""
+
 _SPEED_ARGUMENTS = frozenset(
     {
         *("async_scheduling", "block_size", "compilation_config", "cpu_offload_gb"),
@@ -242,7 +245,7 @@ _SPEED_ARGUMENTS = frozenset(
 Every other one is taken to change the answers."""
 
 
-class VllmOptions(Block):
+class VllmOptions(EngineOptions):
     """vLLM; whatever has no field of its own goes into `engine_args` under vLLM's name for it."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -280,6 +283,25 @@ class VllmOptions(Block):
         except (TypeError, ValueError) as error:
             raise ValueError(f"engine arguments must be plain data: {error}") from error
         return value
+
+    def check_teacher(self, teacher: Any) -> None:
+        """Slots for all parts, and no sampling that vLLM would change without a word."""
+        self.check_arbiter(teacher)
+        for group in teacher.sampling:
+            if 0 < group.temperature < LEAST_TEMPERATURE:
+                raise ValueError(
+                    f"vLLM cannot do temperature {group.temperature:g}; use 0 (greedy) or at least "
+                    f"{LEAST_TEMPERATURE}"
+                )
+
+    def check_arbiter(self, arbiter: Any) -> None:
+        """Slots for all parts of the model."""
+        gpus = arbiter.resources.gpus
+        if gpus > 0 and gpus != self.devices and (gpus > 1 or self.devices > 1):
+            raise ValueError(
+                f"`resources.gpus` is {gpus:g}, but tensor_parallel_size x pipeline_parallel_size "
+                f"is {self.devices}; make them equal"
+            )
 
     @property
     def devices(self) -> int:

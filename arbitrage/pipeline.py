@@ -39,8 +39,8 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
     config = loaded.config
     components = resolve(config)
     served = (config.arbiter, *config.teachers.values())
-    for options in (one.options for one in served):
-        require_variables(options)
+    for one in served:
+        require_variables(one.options)
     for engine, python in {(one.engine, one.resources.python) for one in served}:
         require(engine, python)
     store = Store(Path(config.run), config.output.compression)

@@ -1,9 +1,10 @@
-"""Microscopic real models: byte-level tokenizers and two-layer Llamas, the same for the same seed.
+r"""Microscopic real models: byte-level tokenizers and two-layer Llamas, the same for the same seed.
 
 They know nothing and say nothing sensible; what they have in common with real ones is every file,
 class and code path.
 
-    python -c "import tests.micro_models as m; m.make_teacher(m.Path('t'), ['some text'], seed=0)"
+    PYTHONPATH=tests:scripts python -c \
+        "import micro_models as m; m.make_teacher(m.Path('t'), ['some text'], seed=0)"
 """
 
 from __future__ import annotations
@@ -22,24 +23,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from micro_training import ASSISTANT, BOS, CHAT_TEMPLATE, EOS, PAD, SPECIAL, SYSTEM, USER
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VOCABULARY = 400
 WINDOW = 1024
-PAD, BOS, EOS, SYSTEM, USER, ASSISTANT = SPECIAL = (
-    "<pad>",
-    "<bos>",
-    "<eos>",
-    "<system>",
-    "<user>",
-    "<assistant>",
-)
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<{{ message.role }}>{{ message.content }}"
-    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 
 
 def make_teacher(folder: Path, texts: Sequence[str], seed: int, **shape: int) -> Path:

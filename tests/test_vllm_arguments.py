@@ -67,9 +67,9 @@ def test_every_token_kept_is_minus_one_and_greedy_needs_no_seed() -> None:
 
 
 def test_a_temperature_that_vllm_would_raise_is_refused() -> None:
-    arguments.refuse_sampling([Sampling(temperature=0), Sampling(temperature=0.01)])
-    with pytest.raises(EngineError, match=r"0\.005.*at least 0\.01"):
-        arguments.refuse_sampling([Sampling(), Sampling(temperature=0.005)])
+    teacher(sampling=[{"temperature": 0}, {"temperature": 0.01}])
+    with pytest.raises(ValueError, match=r"0\.005.*at least 0\.01"):
+        teacher(sampling=[{}, {"temperature": 0.005}])
 
 
 def test_engine_arguments_of_a_teacher_on_the_cpu() -> None:

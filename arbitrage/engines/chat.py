@@ -19,7 +19,7 @@ from arbitrage.records import Completion
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from arbitrage.records import Message
+    from arbitrage.records import Message, Prompt
 
 
 class Chat:
@@ -60,6 +60,15 @@ class Chat:
             raise ItemError(f"the chat template refuses the conversation: {error}") from error
         if not tokens:
             raise ItemError("the chat template makes nothing of the conversation")
+        return tokens
+
+    def encode_answered(
+        self, prompt: Prompt, completion: str, template: str | None, window: int | None
+    ) -> list[int]:
+        """A prompt with its answer, whole, or an ItemError."""
+        answer: Message = {"role": "assistant", "content": completion}
+        tokens = self.encode([*prompt.messages, answer], template, answer_next=False)
+        require_room(len(tokens), window, f"{len(tokens)} tokens of prompt and completion")
         return tokens
 
     def text(self, tokens: Sequence[int]) -> str:

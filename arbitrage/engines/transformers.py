@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from arbitrage.components import Arbiter, Teacher
     from arbitrage.config import Sampling, Served
     from arbitrage.options import TransformersOptions
-    from arbitrage.records import Completion, Message, Prompt
+    from arbitrage.records import Completion, Prompt
 
 R = TypeVar("R")
 
@@ -194,9 +194,7 @@ class TransformersScorer(_Engine):
 
     async def score(self, prompt: Prompt, completion: str) -> float:
         """The model's output as it is."""
-        answer: Message = {"role": "assistant", "content": completion}
-        tokens = self._chat.encode([*prompt.messages, answer], self._template, answer_next=False)
-        require_room(len(tokens), self._window, f"{len(tokens)} tokens of prompt and completion")
+        tokens = self._chat.encode_answered(prompt, completion, self._template, self._window)
         length = padded_length(len(tokens), self._window)
         # Attention takes another path where no row has padding, so such rows keep to themselves.
         score: float = await self._batcher.submit((length, len(tokens) == length), tokens)

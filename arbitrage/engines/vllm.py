@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from arbitrage.components import Arbiter, Teacher
     from arbitrage.config import Sampling, Served
     from arbitrage.options import VllmOptions
-    from arbitrage.records import Completion, Message, Prompt
+    from arbitrage.records import Completion, Prompt
 
     Params: TypeAlias = vllm.SamplingParams | vllm.PoolingParams
 
@@ -260,7 +260,6 @@ class VllmGenerator(_Engine):
     """Answers prompts with a causal language model."""
 
     def __init__(self, teacher: Teacher) -> None:
-        arguments.refuse_sampling(teacher.config.sampling)
         super().__init__(teacher.config, scores=False)
         self._templates = teacher.config.chat_template
         languages = teacher.languages
@@ -320,9 +319,7 @@ class VllmScorer(_Engine):
 
     async def score(self, prompt: Prompt, completion: str) -> float:
         """The model's output as it is, without an activation."""
-        answer: Message = {"role": "assistant", "content": completion}
-        tokens = self._chat.encode([*prompt.messages, answer], self._template, answer_next=False)
-        require_room(len(tokens), self._window, f"{len(tokens)} tokens of prompt and completion")
+        tokens = self._chat.encode_answered(prompt, completion, self._template, self._window)
         done = await self._ask(tokens, self._params)
         score = float(done.outputs.data.item())
         if math.isnan(score):

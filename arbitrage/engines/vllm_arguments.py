@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from arbitrage.config import Sampling, Served
     from arbitrage.options import VllmOptions
 
-LEAST_TEMPERATURE = 0.01
-"""vLLM raises a smaller one to this, silently; only 0 is greedy."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 GPU_SHARE = 0.9
 CPU_KV_CACHE_GB = 2.0
@@ -114,16 +112,6 @@ def refuse_unknown(arguments: Mapping[str, Any], known: Iterable[str]) -> None:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see vLLM's engine arguments"
             raise EngineError(f"options.engine_args: this vLLM has no {name!r}; {hint}")
-
-
-def refuse_sampling(groups: Iterable[Sampling]) -> None:
-    """Raises EngineError for what vLLM would change without a word."""
-    for group in groups:
-        if 0 < group.temperature < LEAST_TEMPERATURE:
-            raise EngineError(
-                f"vLLM cannot do temperature {group.temperature:g}; use 0 (greedy) or at least "
-                f"{LEAST_TEMPERATURE}"
-            )
 
 
 def of_sampling(sampling: Sampling, seed: int, ends: Iterable[int]) -> dict[str, Any]:
