@@ -23,6 +23,7 @@ from arbitrage.scheduler import Slots
 from arbitrage.stages import Desk, execute
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from types import TracebackType
     from typing import Self
 
@@ -44,14 +45,15 @@ GC_THRESHOLD = 50_000
 
 
 class Loaded(NamedTuple):
-    """A replica's engine is ready."""
+    """A replica's engine is ready; `fresh`: the first of its process."""
 
     replica: str
     owner: str
+    fresh: bool
 
 
 class LoadFailed(NamedTuple):
-    """A replica's engine could not be loaded. `lost`: its process died."""
+    """A replica's engine could not be loaded. `lost`: its process died, or was not a fresh one."""
 
     replica: str
     owner: str
@@ -82,20 +84,30 @@ Event = Loaded | LoadFailed | Done | Failed
 class _Worker:
     """What lives in an actor."""
 
-    def __init__(self, desk: Desk, owner: str) -> None:
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._owner = owner
 
-    async def load(self) -> None:
-        """Builds the engine; for the reader and the clerk there is none."""
+    async def load(self, owner: str) -> None:
+        """Builds a role's engine in place of the one that is there, if any; the reader and the
+        clerk have none."""
         components = self._desk.components
-        if self._owner == components.arbiter.fingerprint:
+        await self._unload()
+        if owner == components.arbiter.fingerprint:
             self._desk.engine = await asyncio.to_thread(build_scorer, components.arbiter)
-        elif self._owner not in (READER, CLERK):
-            teacher = components.teacher(self._owner)
+        elif owner not in (READER, CLERK):
+            teacher = components.teacher(owner)
             self._desk.engine = await asyncio.to_thread(build_generator, teacher)
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+
+    async def _unload(self) -> None:
+        """Leaves nothing of the engine in memory, not even what was frozen with it."""
+        engine, self._desk.engine = self._desk.engine, None
+        if engine is not None:
+            gc.unfreeze()  # many an engine holds itself in circles
+            await asyncio.to_thread(engine.close)
+            del engine
+            gc.collect()
 
     async def execute(self, task: Task) -> Report:
         """Does one task."""
@@ -103,20 +115,20 @@ class _Worker:
 
     async def retire(self) -> None:
         """Frees the engine and ends the process."""
-        if self._desk.engine is not None:
-            self._desk.engine.close()
+        await self._unload()
         ray.actor.exit_actor()
 
 
 @dataclass
 class Replica:
-    """One actor as the driver sees it."""
+    """One actor as the driver sees it; `fresh` until it gets its second engine."""
 
     name: str
     owner: str
     demand: Slots
     handle: Any
     loaded: bool = False
+    fresh: bool = True
     tasks: dict[Any, Task] = field(default_factory=dict)
 
 
@@ -204,9 +216,15 @@ class Cluster:
         """The live and loading replicas of a role."""
         return [replica for replica in self._replicas.values() if replica.owner == owner]
 
+    def kind(self, owner: str) -> Hashable:
+        """What two roles have in common if a process can serve one after the other."""
+        config = self._config_of(owner)
+        if config is None:
+            return owner
+        return config.engine, config.resources.python, demand_of(config)
+
     def start(self, owner: str) -> None:
         """Starts one more replica; a `Loaded` or `LoadFailed` event follows."""
-        self._count += 1
         demand = self.demand(owner)
         options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
         if demand.memory_gb:
@@ -217,10 +235,18 @@ class Cluster:
         actor = ray.remote(_Worker).options(
             max_concurrency=CONCURRENT_CALLS, max_restarts=0, max_task_retries=0, **options
         )
-        handle = actor.remote(self._desk, owner)
-        replica = Replica(f"{owner}/{self._count}", owner, demand, handle)
+        self._load(owner, demand, actor.remote(self._desk), fresh=True)
+
+    def swap(self, name: str, owner: str) -> None:
+        """Lets an idle replica go and gives its process, warm, to another role of its kind."""
+        used = self._replicas.pop(name)
+        self._load(owner, used.demand, used.handle, fresh=False)
+
+    def _load(self, owner: str, demand: Slots, handle: Any, *, fresh: bool) -> None:
+        self._count += 1
+        replica = Replica(f"{owner}/{self._count}", owner, demand, handle, fresh=fresh)
         self._replicas[replica.name] = replica
-        self._loading[handle.load.remote()] = replica
+        self._loading[handle.load.remote(owner)] = replica
 
     def _environment(self, python: str) -> dict[str, Any]:
         """Another environment for a replica, with this package and nothing else of the driver's.
@@ -282,12 +308,13 @@ class Cluster:
             ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             self._bury(replica)
-            return LoadFailed(replica.name, replica.owner, _cause(error), lost=False)
+            # What an earlier engine left behind may be to blame: so it is tried afresh.
+            return LoadFailed(replica.name, replica.owner, _cause(error), lost=not replica.fresh)
         except ray.exceptions.RayError as error:
             self._bury(replica)
             return LoadFailed(replica.name, replica.owner, error, lost=True)
         replica.loaded = True
-        return Loaded(replica.name, replica.owner)
+        return Loaded(replica.name, replica.owner, replica.fresh)
 
     def _bury(self, replica: Replica) -> None:
         """Forgets a dead replica once it owes nothing more."""

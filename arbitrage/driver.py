@@ -12,7 +12,7 @@ from arbitrage import manifest
 from arbitrage.cluster import Done, Event, Failed, Loaded
 from arbitrage.errors import EngineError, StaleInputError, UsageError
 from arbitrage.progress import RoleProgress
-from arbitrage.scheduler import RoleView, Start, assign, decide
+from arbitrage.scheduler import RoleView, Start, Swap, assign, decide, with_swaps
 
 if TYPE_CHECKING:
     import threading
@@ -40,11 +40,14 @@ def drive(
 
 
 def apply_decisions(board: Board, cluster: Cluster) -> None:
-    """Starts and stops replicas as the scheduler says."""
+    """Starts, stops and swaps replicas as the scheduler says."""
     views = [_view_of(role, board, cluster) for role in board.roles.values()]
-    for decision in decide(views, cluster.free):
+    kinds = {owner: cluster.kind(owner) for owner in board.roles}
+    for decision in with_swaps(decide(views, cluster.free), kinds):
         if isinstance(decision, Start):
             cluster.start(decision.role)
+        elif isinstance(decision, Swap):
+            cluster.swap(decision.replica, decision.role)
         else:
             cluster.stop(decision.replica)
 
@@ -64,6 +67,8 @@ def settle(event: Event, board: Board, store: Store, progress: Progress) -> None
         manifest.record_task(store, event.task, event.report)
     elif isinstance(event, Loaded):
         board.loaded(event.owner)
+        name = board.roles[event.owner].name
+        store.append_event("replica_loaded", role=name, fresh=event.fresh)
     elif isinstance(event, Failed):
         _take_back(event, board, store, progress)
     else:

@@ -7,7 +7,8 @@ Knows no Ray, clock or file: values in, decisions out. Rules:
 * a replica that has work is never stopped, so every turn is played to its end;
 * an idle replica gives its slots back when nothing more is to come for it, or another role that is
   waiting needs them; roles that expect work are loaded ahead when nobody else waits;
-* every replica has two tasks in flight, so that its batch does not drain at a shard's edge.
+* every replica has two tasks in flight, so that its batch does not drain at a shard's edge;
+* where a replica stops and another of its kind starts, its process is kept and changes the engine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
 IN_FLIGHT_PER_REPLICA = 2
 _EPSILON = 1e-6
@@ -72,6 +73,13 @@ class Stop(NamedTuple):
     replica: str
 
 
+class Swap(NamedTuple):
+    """Let an idle replica go and use its process for another role."""
+
+    replica: str
+    role: str
+
+
 def decide(roles: Sequence[RoleView], free: Slots) -> list[Start | Stop]:
     """Replicas to stop, then replicas to start, given the free slots."""
     done = [role for role in roles if not role.ready and not role.expected]
@@ -97,6 +105,28 @@ def decide(roles: Sequence[RoleView], free: Slots) -> list[Start | Stop]:
     free = _beside(patient, free)
     growth = _grow(roles, free)
     return [*stops, *starts, *growth, *_load_ahead(roles, _spent(roles, growth, free))]
+
+
+def with_swaps(
+    decisions: Sequence[Start | Stop], kinds: Mapping[str, Hashable]
+) -> list[Start | Stop | Swap]:
+    """The same decisions, with a `Swap` for each pair of a stop and a start of one kind.
+
+    `kinds` maps roles to what their replicas' processes have in common.
+    """
+    stops = [decision for decision in decisions if isinstance(decision, Stop)]
+    starts: list[Start | Swap] = []
+    for decision in decisions:
+        if isinstance(decision, Stop):
+            continue
+        kind = kinds[decision.role]
+        used = next((stop for stop in stops if kinds[stop.role] == kind), None)
+        if used is None:
+            starts.append(decision)
+        else:
+            stops.remove(used)
+            starts.append(Swap(used.replica, decision.role))
+    return [*stops, *starts]
 
 
 def _freed(roles: Sequence[RoleView], stops: Sequence[Stop], free: Slots) -> Slots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 
 from arbitrage import cluster as cluster_module
-from arbitrage.cluster import Cluster, Failed, Replica
+from arbitrage.cluster import Cluster, Failed, LoadFailed, Replica
 from arbitrage.components import resolve
-from arbitrage.errors import ArbitrageError, EngineLostError
-from arbitrage.plan import Task
+from arbitrage.errors import ArbitrageError, EngineError, EngineLostError
+from arbitrage.plan import CLERK, READER, Task
 from arbitrage.scheduler import Slots
 from arbitrage.stages import Desk
 from arbitrage.store import Store
@@ -52,6 +53,61 @@ def test_a_replica_whose_engine_died_is_replaced(
         assert replica.loaded is not lost
     assert killed == (["handle"] if lost else [])
     assert list(cluster._replicas) == ([] if lost else ["a/1"])
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_an_engine_that_does_not_load_in_a_used_process_gets_a_fresh_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
+) -> None:
+    killed: list[Any] = []
+    cause = EngineError("no memory is left")
+
+    def get(_: Any) -> None:
+        raise Raised(cause)
+
+    monkeypatch.setattr(cluster_module.ray, "get", get)
+    monkeypatch.setattr(cluster_module.ray, "kill", killed.append)
+    config = make_config(tmp_path, {"a": fake()})
+    cluster = Cluster(Desk(Store(tmp_path), config, resolve(config)))
+    replica = Replica("a/2", "owner", Slots(), "handle", fresh=fresh)
+    cluster._replicas["a/2"] = replica
+    cluster._loading["ref"] = replica
+    event = cluster._settle("ref", replica)
+    assert event == LoadFailed("a/2", "owner", cause, lost=not fresh)
+    assert killed == ["handle"]
+    assert not cluster._replicas
+
+
+@pytest.mark.cluster
+def test_roles_that_take_turns_share_a_process(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 60)
+    whole = {"cpus": 1}
+    teachers = {
+        name: {
+            "engine": "fake",
+            "languages": "all",
+            "options": {"voice": name},
+            "resources": whole,
+        }
+        for name in ("a", "b", "c")
+    }
+    told = {
+        "run": "run",
+        "prompts": "prompts.jsonl",
+        "teachers": teachers,
+        "arbiter": {"engine": "fake", "resources": whole},
+        "cluster": {"cpus": 1},
+    }
+    result = cli("run", write_config(tmp_path, told))
+    assert result.returncode == 0, result.stderr
+    rows = read_rows(tmp_path / "run", "selected")
+    assert len(rows) == 60
+    assert all(len(row["candidates"]) == 3 for row in rows)
+    events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").open()]
+    loaded = [event for event in events if event["event"] == "replica_loaded"]
+    turns = [event["fresh"] for event in loaded if event["role"] not in (READER, CLERK)]
+    assert len(turns) >= 4
+    assert sum(turns) == 1
 
 
 def test_a_ray_that_does_not_start_is_one_sentence(

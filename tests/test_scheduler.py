@@ -22,8 +22,10 @@ from arbitrage.scheduler import (
     Slots,
     Start,
     Stop,
+    Swap,
     assign,
     decide,
+    with_swaps,
 )
 from harness import imagined, pretend
 
@@ -289,6 +291,32 @@ def test_reader_and_clerk_start_on_a_machine_that_is_full() -> None:
     roles = [role("reader", NOTHING, ready=1), role("clerk", NOTHING, ready=1), role("t", ready=4)]
     started = {d.role for d in decide(roles, NOTHING) if isinstance(d, Start)}
     assert started == {"reader", "clerk"}
+
+
+# with_swaps
+
+
+@given(pools, free_slots, st.lists(st.sampled_from("ab"), min_size=6, max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_what_stops_and_starts_of_one_kind_is_a_swap_and_nothing_else_changes(
+    roles: tuple[RoleView, ...], free: Slots, drawn: list[str]
+) -> None:
+    kinds = {view.name: kind for view, kind in zip(roles, drawn, strict=False)}
+    decisions = decide(roles, free)
+    found = with_swaps(decisions, kinds)
+    owner = {d.replica: d.role for d in decisions if isinstance(d, Stop)}
+    split: list[Start | Stop] = []
+    for decision in found:
+        if isinstance(decision, Swap):
+            assert kinds[owner[decision.replica]] == kinds[decision.role]
+            split += [Stop(owner[decision.replica], decision.replica), Start(decision.role)]
+        else:
+            split.append(decision)
+    assert sorted(split, key=str) == sorted(decisions, key=str)
+    left = [{kinds[d.role] for d in found if isinstance(d, kind)} for kind in (Start, Stop)]
+    assert not left[0] & left[1], "no process ends while one of its kind begins"
+    is_stop = [isinstance(decision, Stop) for decision in found]
+    assert is_stop == sorted(is_stop, reverse=True), "what ends frees what begins"
 
 
 # assign

@@ -104,7 +104,6 @@ class _Own:
     def close(self) -> None:
         self.engine.engine_core.shutdown()
         del self.engine
-        gc.unfreeze()  # an engine holds itself in circles, and a replica freezes what it has loaded
         cleanup_dist_env_and_memory()
 
 
