@@ -41,7 +41,8 @@ OBJECT_STORE_BYTES = 80 * 2**20
 """Rows never pass through Ray's object store, so it gets the least that Ray allows."""
 CONCURRENT_CALLS = 8
 GC_THRESHOLD = 50_000
-"""Rows are many small objects without cycles; looking for some all the time costs a tenth."""
+"""Rows, and what libraries bring, are many small objects without cycles; looking for some all the
+time costs a tenth, and a second of each load."""
 
 
 class Loaded(NamedTuple):
@@ -86,6 +87,7 @@ class _Worker:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        gc.set_threshold(GC_THRESHOLD)
 
     async def load(self, owner: str) -> None:
         """Builds a role's engine in place of the one that is there, if any; the reader and the
@@ -98,16 +100,12 @@ class _Worker:
             teacher = components.teacher(owner)
             self._desk.engine = await asyncio.to_thread(build_generator, teacher)
         gc.freeze()
-        gc.set_threshold(GC_THRESHOLD)
 
     async def _unload(self) -> None:
-        """Leaves nothing of the engine in memory, not even what was frozen with it."""
         engine, self._desk.engine = self._desk.engine, None
         if engine is not None:
-            gc.unfreeze()  # many an engine holds itself in circles
             await asyncio.to_thread(engine.close)
-            del engine
-            gc.collect()
+            gc.freeze()
 
     async def execute(self, task: Task) -> Report:
         """Does one task."""

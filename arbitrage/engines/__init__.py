@@ -13,6 +13,7 @@ Contract of every engine:
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -171,6 +172,8 @@ def build_scorer(arbiter: Arbiter) -> Scorer:
 def _module(engine: str) -> ModuleType:
     entry = ENGINES[engine]
     try:
-        return importlib.import_module(entry.module)
+        module = importlib.import_module(entry.module)
     except ImportError as error:
         raise EngineError(f"engine {engine!r} cannot be imported: {error}") from error
+    gc.freeze()  # a million objects of libraries, which no collection needs to look at again
+    return module

@@ -105,6 +105,7 @@ class _Engine:
         """Ends the thread and frees the device."""
         self._batcher.close()
         del self._model
+        gc.unfreeze()  # a replica freezes what it has loaded
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -35,7 +35,6 @@ os.environ.update(arguments.ENVIRONMENT | os.environ)
 import torch
 import transformers
 import vllm
-from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
@@ -104,7 +103,7 @@ class _Own:
     def close(self) -> None:
         self.engine.engine_core.shutdown()
         del self.engine
-        cleanup_dist_env_and_memory()
+        gc.collect()
 
 
 def _on_a_thread(settings: AsyncEngineArgs) -> tuple[Stepper[_Request, Any], Any]:
@@ -252,7 +251,6 @@ class _Engine:
     def close(self) -> None:
         """Ends the engine and frees the device."""
         self._core.close()
-        gc.collect()
 
 
 class VllmGenerator(_Engine):
