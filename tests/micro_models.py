@@ -19,7 +19,6 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
-    LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
 )
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 VOCABULARY = 400
 WINDOW = 1024
+ENCODERS = ("Bert", "XLMRoberta", "ModernBert")
+DECODERS_ALONE = ("num_key_value_heads", "head_dim", "tie_word_embeddings")
 
 
 def make_teacher(folder: Path, texts: Sequence[str], seed: int, **shape: int) -> Path:
@@ -37,7 +38,7 @@ def make_teacher(folder: Path, texts: Sequence[str], seed: int, **shape: int) ->
     tokenizer = _save_tokenizer(folder, texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(_config(tokenizer, **shape))
+        model = LlamaForCausalLM(LlamaConfig(**_shape(tokenizer, **shape)))
     _enliven(model)
     with torch.no_grad():
         # A longer row is the largest logit more often: so answers end, at different lengths.
@@ -49,13 +50,22 @@ def make_teacher(folder: Path, texts: Sequence[str], seed: int, **shape: int) ->
 
 
 def make_arbiter(
-    folder: Path, texts: Sequence[str], seed: int, num_labels: int = 1, **shape: int
+    folder: Path,
+    texts: Sequence[str],
+    seed: int,
+    kind: str = "Llama",
+    num_labels: int = 1,
+    **shape: int,
 ) -> Path:
-    """Saves a reward model whose scores differ from text to text."""
+    """Saves a reward model of an architecture of transformers; its scores differ between texts."""
     tokenizer = _save_tokenizer(folder, texts)
+    told = _shape(tokenizer, num_labels=num_labels, **shape)
+    if kind in ENCODERS:
+        told = {name: value for name, value in told.items() if name not in DECODERS_ALONE}
+    config = getattr(transformers, f"{kind}Config")(**told)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForSequenceClassification(_config(tokenizer, num_labels=num_labels, **shape))
+        model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
     _enliven(model)
     return _save(model, folder)
 
@@ -92,20 +102,21 @@ def _save_tokenizer(folder: Path, texts: Sequence[str]) -> Any:
     return tokenizer
 
 
-def _config(tokenizer: Any, **more: Any) -> LlamaConfig:
-    usual = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        max_position_embeddings=WINDOW,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=False,
-        **{**usual, **more},
-    )
+def _shape(tokenizer: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": WINDOW,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "tie_word_embeddings": False,
+        **more,
+    }
 
 
 def _save(model: Any, folder: Path) -> Path:

@@ -295,6 +295,30 @@ def test_scores_are_those_of_the_transformers_engine(arbiter_folder: Path, dtype
     assert len(set(scores)) > 70
 
 
+KINDS = {
+    **dict.fromkeys(("Mistral", "Qwen2", "Qwen3", "Gemma"), HEADS),
+    "Gemma2": {**HEADS, "sliding_window": 512},
+    **dict.fromkeys(("Bert", "XLMRoberta", "ModernBert"), HEADS),
+}
+
+
+@needs_vllm
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_reward_model_scores_as_with_transformers(tmp_path: Path, kind: str) -> None:
+    from micro_models import make_arbiter
+
+    folder = make_arbiter(tmp_path / "model", some_texts(100), seed=2, kind=kind, **KINDS[kind])
+    pairs = list(zip(some_texts(40, seed=9), some_texts(40, seed=10), strict=True))
+    with arbiter_of(folder) as engine:
+        scores = judge(engine, pairs)
+    wanted = plain_scores(folder, pairs, "float32")
+    worst = max(abs(a - b) for a, b in zip(scores, wanted, strict=True))
+    print(f"{kind}: furthest {worst:.2e}, spread {max(wanted) - min(wanted):.2f}")
+    assert worst < 1e-4
+    assert max(wanted) - min(wanted) > 0.5
+    assert len(set(scores)) > 35
+
+
 @needs_vllm
 def test_a_pair_longer_than_the_window_is_marked(arbiter_folder: Path) -> None:
     with arbiter_of(arbiter_folder, options={"max_model_len": 40}) as engine:
