@@ -317,6 +317,8 @@ def _load(config: Served, auto_class: Any, options: TransformersOptions) -> tupl
             use_safetensors=True,
             output_loading_info=True,
         )
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+            model.set_attn_implementation("eager")  # up to 5.19 sdpa leaves the cap out, silently
         usual = "cuda" if torch.cuda.is_available() else "cpu"
         model = model.to(usual if options.device == "auto" else options.device).eval()
     except Exception as error:
