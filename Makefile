@@ -15,7 +15,7 @@ test: lint
 	$(BIN)/pytest
 
 test-vllm: $(VENV)/.dev $(VLLM_VENV)/.ready
-	PYTHONPATH=. $(VLLM_PYTHON) -m pytest -s -rs tests/test_vllm.py
+	PYTHONPATH=. $(VLLM_PYTHON) -m pytest -s -rs tests/test_vllm.py tests/test_samplers.py
 	ARBITRAGE_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/pytest -s -rs tests/test_vllm.py
 
 lint: $(VENV)/.dev

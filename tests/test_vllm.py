@@ -185,34 +185,6 @@ def test_seeds_decide_and_neighbours_do_not(teacher: Any) -> None:
 
 
 @needs_vllm
-def test_draws_follow_the_softmax_and_the_limits(teacher: Any, plain: Any) -> None:
-    """One token each: what min_p, top_p and top_k exclude is never drawn."""
-    import torch
-
-    sampling = Sampling(temperature=2.0, n=1024, max_tokens=1)
-    tokens = plain._chat.encode(prompt_of("river").messages, None, answer_next=True)
-    with torch.inference_mode():
-        logits = plain._model(torch.tensor([tokens])).logits[0, -1] / 2
-    chances = logits.softmax(-1)
-    for limits, kept in (
-        ({}, chances > 0),
-        ({"min_p": 0.2}, chances >= 0.2 * chances.max()),
-        ({"top_k": 5}, chances >= chances.topk(5).values[-1]),
-        ({"top_p": 0.5}, chances.sort(descending=True).values.cumsum(0) < math.inf),
-    ):
-        if "top_p" in limits:
-            order = chances.argsort(descending=True)
-            before = chances[order].cumsum(0) - chances[order]
-            kept = torch.zeros_like(kept).scatter(0, order, before < 0.5)
-        allowed = {plain._chat.text([token]) for token in kept.nonzero().flatten().tolist()}
-        drawn = ask(teacher, ["river"], sampling.model_copy(update=limits))[0]
-        texts = {answer.text for answer in drawn}
-        print(f"{limits}: {len(texts)} texts of {len(allowed)} allowed")
-        assert texts <= allowed
-        assert len(texts) >= min(4, len(allowed))
-
-
-@needs_vllm
 def test_the_models_own_generation_settings_are_ignored_but_for_its_ends(
     teacher: Any, teacher_folder: Path, tmp_path: Path
 ) -> None:
