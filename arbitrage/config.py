@@ -40,8 +40,9 @@ def known_language(tag: str) -> str:
 class Sampling(Block):
     """One sampling group: `n` completions drawn with the same parameters.
 
-    Temperature 0 is greedy. The engine applies temperature, top_k, top_p and min_p in its own
-    documented order.
+    Temperature 0 is greedy. Otherwise repetition_penalty and temperature come first, then
+    transformers applies top_k, top_p and min_p, vLLM min_p, top_k and top_p: where min_p and top_p
+    are combined, vLLM keeps fewer tokens (`advice` says so for a pool that does both).
     """
 
     n: int = Field(1, ge=1, le=1024)

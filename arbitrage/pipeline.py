@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arbitrage import manifest, prompts, summary
+from arbitrage.advice import advice
 from arbitrage.board import Board
 from arbitrage.cluster import Cluster
 from arbitrage.components import resolve
@@ -47,6 +48,8 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)
     with store.lock() as token:
+        for sentence in advice(config):
+            progress.say(f"warning: {sentence}")
         store.sweep()
         planner, shards = read_state(components, store)
         manifest.record_start(store, loaded, components, planner)

@@ -147,9 +147,10 @@ def _remarks(summary: Summary) -> dict[str, dict[str, int]]:
 
 def of_plan(found: Preview) -> Group:
     """What a run would do, or that there is nothing to do."""
+    warnings = [Text(f"warning: {sentence}") for sentence in found.warnings]
     if found.is_empty:
         done = f"nothing to do: {found.prompts:,} prompts are complete in {found.run}"
-        return Group(Text(done))
+        return Group(Text(done), *warnings)
     table = _table("stage", "by", shards_to_do=1, prompts=1, shards_stored=1)
     for role in found.roles:
         counts = (f"{number:,}" for number in (role.tasks, role.prompts, role.stored))
@@ -159,7 +160,7 @@ def of_plan(found: Preview) -> Group:
         for role in found.roles
         for change in role.changed
     ]
-    return Group(table, *changed, *_unread(found))
+    return Group(table, *changed, *_unread(found), *warnings)
 
 
 def _unread(found: Preview) -> list[Text]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from arbitrage import manifest, prompts
+from arbitrage.advice import advice
 from arbitrage.components import Component, Components, resolve
 from arbitrage.config import RunConfig
 from arbitrage.errors import InputError, StoreError, UsageError
@@ -44,6 +45,7 @@ class Preview:
     prompts: int
     new_prompts: int
     roles: list[RolePlan]
+    warnings: list[str]
 
     @property
     def is_empty(self) -> bool:
@@ -70,7 +72,8 @@ def preview(config: RunConfig) -> Preview:
             role.changed = _changes(store, kind, part)
     unread = [source.name for source in prompt_set.unread]
     total = sum(shard.rows for shard in shards)
-    return Preview(str(store.root), unread, total, fresh, list(roles.values()))
+    told = (list(roles.values()), advice(config))
+    return Preview(str(store.root), unread, total, fresh, *told)
 
 
 def _roles(components: Components) -> dict[tuple[str, str], RolePlan]:

@@ -25,7 +25,7 @@ STORY = (
     ("identity", "blocks"),
     ("options",),
     ("config",),
-    ("components",),
+    ("components", "advice"),
     ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
     ("prompts", "arbiter", "gates", "plan", "product"),
     ("stages", "scheduler", "progress", "board", "manifest", "summary"),

@@ -1,8 +1,8 @@
 """What vLLM is told, as plain data: engine arguments, environment and sampling parameters.
 
 Needs no vLLM, so that every mapping can be read and tested without one. vLLM's own order of
-sampling is repetition_penalty, temperature, min_p, then top_k and top_p: a config that combines
-min_p with top_p samples from another set of tokens than the transformers engine does.
+sampling is repetition_penalty, temperature, min_p, then top_k and top_p: where min_p and top_p are
+combined it keeps fewer tokens than the transformers engine does, which applies min_p last.
 """
 
 from __future__ import annotations
