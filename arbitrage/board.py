@@ -136,7 +136,7 @@ class Board:
         role.done += 1
         role.rows += report.rows
         role.errors += report.errors
-        role.completion_tokens += report.completion_tokens
+        role.completion_tokens += report.spent.completion_tokens
         self._planner.record(task)
         shard = self._shards[task.shard]
         if task.stage == "route":

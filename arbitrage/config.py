@@ -91,6 +91,11 @@ class Served(Block):
     options: SerializeAsAny[Block] = Field(default_factory=Block)
     resources: Resources = incidental(Resources())
 
+    @property
+    def price(self) -> tuple[float, float] | None:
+        """Money per million tokens of prompt and of completion; none where there is no price."""
+        return self.options.price if isinstance(self.options, EngineOptions) else None
+
     @field_validator("engine", mode="before")
     @classmethod
     def _known_engine(cls, engine: Any) -> Any:
@@ -172,6 +177,11 @@ class ArbiterConfig(Served):
 
     name: Name = incidental("arbiter")
     chat_template: str | None = Field(None, description="Jinja, instead of the model's own")
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether it says what it spends; a local reward model does not."""
+        return isinstance(self.options, EngineOptions) and self.options.tells_score_tokens
 
     @model_validator(mode="after")
     def _suits_the_engine(self) -> Self:
@@ -276,6 +286,22 @@ class ClusterConfig(Block):
     attempts: int = incidental(3, ge=1, le=100, description="tries per task before it is given up")
 
 
+class BudgetConfig(Block):
+    """What the run directory may spend in all, this call and earlier ones, teachers and Arbiter."""
+
+    tokens: int | None = incidental(
+        None, ge=1, description="of prompts and completions, as the engines tell them"
+    )
+    requests: int | None = incidental(
+        None, ge=1, description="completions asked for, and candidates scored"
+    )
+    money: float | None = incidental(None, gt=0, description="in the currency of the prices")
+
+    def limits(self) -> dict[str, float]:
+        """Those that are set, by name."""
+        return self.model_dump(exclude_none=True)
+
+
 class RunConfig(Block):
     """One run: prompts in, a pool of teachers, an Arbiter, and the best completion per prompt."""
 
@@ -290,8 +316,19 @@ class RunConfig(Block):
     selection: SelectionConfig = SelectionConfig()
     output: OutputConfig = OutputConfig()
     cluster: ClusterConfig = ClusterConfig()
+    budget: BudgetConfig = incidental(BudgetConfig())
 
     @field_validator("prompts", mode="before")
     @classmethod
     def _path_alone(cls, value: Any) -> Any:
         return {"sources": [{"path": value}]} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _money_needs_a_price(self) -> Self:
+        served = (self.arbiter, *self.teachers.values())
+        if self.budget.money is not None and all(one.price is None for one in served):
+            raise ValueError(
+                "budget.money needs a price: give `price_per_million_input` and "
+                "`price_per_million_output` in the options of the endpoint that costs money"
+            )
+        return self

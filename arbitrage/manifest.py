@@ -59,8 +59,10 @@ def record_task(store: Store, task: Task, report: Report) -> None:
         rows=report.rows,
         errors=report.errors,
         seconds=round(report.seconds, 4),
-        prompt_tokens=report.prompt_tokens,
-        completion_tokens=report.completion_tokens,
+        requests=report.spent.requests,
+        prompt_tokens=report.spent.prompt_tokens,
+        completion_tokens=report.spent.completion_tokens,
+        cost=report.spent.cost,
     )
 
 

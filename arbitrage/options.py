@@ -6,7 +6,7 @@ A new engine is a block here, one line in `OPTIONS`, and what `arbitrage.engines
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -17,6 +17,14 @@ from arbitrage.identity import canonical
 
 class EngineOptions(Block):
     """For engines that have a say in the rest of their block."""
+
+    tells_score_tokens: ClassVar[bool] = False
+    """Whether scoring with it spends tokens that it tells."""
+
+    @property
+    def price(self) -> tuple[float, float] | None:
+        """Money per million tokens of prompt and of completion; none where there is no price."""
+        return None
 
     def check_teacher(self, teacher: Any) -> None:
         """Raises ValueError, one sentence, where a teacher asks for what the engine cannot do."""
@@ -85,6 +93,8 @@ _OWN_KEYS = frozenset(
 class EndpointOptions(EngineOptions):
     """Any OpenAI-compatible server. `model` names what answers, so the address is no identity."""
 
+    tells_score_tokens: ClassVar[bool] = True
+
     base_url: str = incidental(..., description="as clients take it, usually ending in /v1")
     server: Literal["openai", "vllm"] = Field(
         "openai", description="vllm also takes top_k, min_p and repetition_penalty"
@@ -116,8 +126,10 @@ class EndpointOptions(EngineOptions):
     read_timeout_s: float = incidental(300.0, gt=0, description="first byte, and between bytes")
     total_timeout_s: float = incidental(600.0, gt=0, description="of one attempt")
     max_body_mb: float = incidental(16.0, gt=0, description="a larger answer is an error")
-    price_per_million_input: float | None = incidental(None, ge=0)
-    price_per_million_output: float | None = incidental(None, ge=0)
+    price_per_million_input: float | None = incidental(
+        None, ge=0, description="money per million prompt tokens, in one currency for all"
+    )
+    price_per_million_output: float | None = incidental(None, ge=0, description="of completions")
 
     @field_validator("base_url")
     @classmethod
@@ -159,6 +171,12 @@ class EndpointOptions(EngineOptions):
         if self.lowest >= self.highest:
             raise ValueError(f"lowest {self.lowest:g} is not below highest {self.highest:g}")
         return self
+
+    @property
+    def price(self) -> tuple[float, float] | None:
+        """A price that is not set beside one that is counts as 0."""
+        prices = (self.price_per_million_input, self.price_per_million_output)
+        return None if prices == (None, None) else (prices[0] or 0.0, prices[1] or 0.0)
 
     def variables(self) -> tuple[str, ...]:
         """The key's, and those of further headers."""

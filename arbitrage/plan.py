@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from arbitrage.errors import StoreError
 from arbitrage.identity import fingerprint
 from arbitrage.store import shard_number
+from arbitrage.usage import Usage, total_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,7 +35,8 @@ class Task:
     `owner` is who can do it: a teacher's or the Arbiter's fingerprint, the reader or the clerk.
     Inputs of generate: prompts, routes, and the teacher's earlier candidates of the shard if any.
     `key` names what goes in; for the product, whose name is fixed, it stands in the footer.
-    `rows` is how many prompts it is about.
+    `rows` is how many prompts it is about, `requests` how many completions or scores it asks an
+    engine for, at most: answers that are stored already are not asked for again.
     """
 
     stage: str
@@ -44,16 +46,19 @@ class Task:
     output: str
     key: str = ""
     rows: int = field(default=0, compare=False)
+    requests: int = field(default=0, compare=False)
 
 
 class Report(NamedTuple):
-    """What a finished task says of itself. `facts` are what later planning needs."""
+    """What a finished task says of itself: rows that it made, and what it spent on them.
+
+    `facts` are what later planning needs.
+    """
 
     rows: int
     errors: int = 0
     seconds: float = 0.0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    spent: Usage = Usage()
     facts: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
 
@@ -123,10 +128,11 @@ class Planner:
         answers = f"{self.folder_of(teacher)}/{name}"
         earlier = self._earlier.get((answers.rpartition("/")[0], shard.number), [])
         inputs = (shard.path, route.output, *(path for path in earlier if path != answers))
-        generate = Task("generate", owner, shard.number, inputs, answers, key, rows)
+        asked = rows * sum(group.n for group in teacher.config.sampling)
+        generate = Task("generate", owner, shard.number, inputs, answers, key, rows, asked)
         judged = f"{self.folder_of(teacher, self.folder_of(arbiter))}/{name}"
         inputs = (shard.path, answers)
-        score = Task("score", arbiter.fingerprint, shard.number, inputs, judged, key, rows)
+        score = Task("score", arbiter.fingerprint, shard.number, inputs, judged, key, rows, asked)
         return generate, score
 
     def _select(self, shard: ShardState, pairs: list[tuple[Task, Task]]) -> Task:
@@ -184,6 +190,19 @@ def read_state(components: Components, store: Store) -> tuple[Planner, list[Shar
 def routed(note: dict[str, Any]) -> dict[str, tuple[int, str]]:
     """Who is asked, from a route file's footer or its task's report."""
     return {owner: (rows, digest) for owner, (rows, digest) in note["teachers"].items()}
+
+
+def paid(store: Store, listing: Listing) -> dict[str, Usage]:
+    """What each teacher and Arbiter that ever was in this run has spent, by fingerprint.
+
+    It is what the footers of all candidates and scores say, so a file that is gone is forgotten.
+    """
+    files = sorted(p for p in listing.files if p.startswith(("candidates/", "scores/")))
+    spent: dict[str, list[Usage]] = {}
+    for told in store.footers(files).values():
+        owner = told["teacher"] if "teacher" in told else told["arbiter"]
+        spent.setdefault(owner, []).append(Usage(**told.get("spent", {})))
+    return {owner: total_of(usages) for owner, usages in spent.items()}
 
 
 def quarantine_of(product_path: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ from arbitrage.plan import Report, Task, quarantine_of
 from arbitrage.prompts import PromptSet, published_from, read_shards
 from arbitrage.records import CANDIDATES, PROMPT_COLUMNS, ROUTES, SCORES, Completion, Prompt
 from arbitrage.routers import ROUTERS
+from arbitrage.usage import Usage, metered
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -109,7 +110,8 @@ async def generate(task: Task, desk: Desk) -> Report:
     stored = _answered_before(task.inputs[2:], desk.store, {prompt.id for prompt in prompts})
     groups = _groups(teacher)
     missing = [(prompt, group) for prompt in prompts if prompt.id not in stored for group in groups]
-    made = await in_flight(missing, lambda item: _answer(engine, *item), engine.max_in_flight)
+    with metered() as meter:
+        made = await in_flight(missing, lambda item: _answer(engine, *item), engine.max_in_flight)
     fresh: dict[str, list[_Answer]] = {}
     for (prompt, _), answers in zip(missing, made, strict=True):
         fresh.setdefault(prompt.id, []).extend(answers)
@@ -118,13 +120,20 @@ async def generate(task: Task, desk: Desk) -> Report:
         kept = (stored[prompt.id] for prompt in prompts if prompt.id in stored)
         table = _in_order(pa.concat_tables([new, *kept]), prompts)
     _check_complete(table, prompts, teacher)
+    spent = meter.total.plus(_usage(new)).priced(teacher.config.price)
     note: dict[str, Any] = {"key": task.key, "teacher": task.owner, **_counts(table)}
-    note["made_with"] = engine.provenance()
+    note |= {"spent": asdict(spent), "made_with": engine.provenance()}
     await _publish(desk, task.output, table.combine_chunks(), note)
-    return Report(new.num_rows, **_counts(new))
+    return Report(new.num_rows, _counts(new)["errors"], spent=spent)
 
 
-def _counts(table: pa.Table) -> dict[str, Any]:
+def _usage(new: pa.Table) -> Usage:
+    """What candidates that have just been made have spent."""
+    counts = _counts(new)
+    return Usage(new.num_rows, counts["prompt_tokens"], counts["completion_tokens"])
+
+
+def _counts(table: pa.Table) -> dict[str, int]:
     return {
         "errors": table.num_rows - table["error"].null_count,
         "prompt_tokens": pc.sum(table["prompt_tokens"]).as_py() or 0,
@@ -278,9 +287,10 @@ async def score(task: Task, desk: Desk) -> Report:
     columns = (shard[name].to_pylist() for name in PROMPT_COLUMNS)
     asked = {row[0]: Prompt(*row) for row in zip(*columns, strict=True)}
     pairs = list(zip(keys, texts, strict=True))
-    verdicts = await in_flight(
-        pairs, lambda pair: judge(scorer, asked[pair[0]], pair[1]), scorer.max_in_flight
-    )
+    with metered() as meter:
+        verdicts = await in_flight(
+            pairs, lambda pair: judge(scorer, asked[pair[0]], pair[1]), scorer.max_in_flight
+        )
     judged: list[list[Any]] = [
         keys,
         samples,
@@ -293,11 +303,13 @@ async def score(task: Task, desk: Desk) -> Report:
     ]
     table = _as_table(judged, SCORES)
     errors = table.num_rows - table["error"].null_count
+    requests = Usage(sum(text is not None for text in texts))
+    spent = meter.total.plus(requests).priced(desk.components.arbiter.config.price)
     note: dict[str, Any] = {"key": task.key, "arbiter": task.owner}
     note["candidates"] = candidates.digest
-    note |= {"errors": errors, "made_with": scorer.provenance()}
+    note |= {"errors": errors, "spent": asdict(spent), "made_with": scorer.provenance()}
     await _publish(desk, task.output, table, note)
-    return Report(table.num_rows, errors)
+    return Report(table.num_rows, errors, spent=spent)
 
 
 async def select(task: Task, desk: Desk) -> Report:

@@ -14,11 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arbitrage.plan import quarantine_of
+from arbitrage.plan import paid, quarantine_of
 from arbitrage.prompts import MEMO
 from arbitrage.stats import Moments
+from arbitrage.usage import Usage, total_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from arbitrage.components import Components
@@ -73,8 +76,24 @@ class Ledger:
 
 
 @dataclass
+class Spending:
+    """What a teacher or the Arbiter has spent in this run directory, in this call and earlier ones.
+
+    `stage` is generate or score, or none for all those that the config no longer has.
+    """
+
+    name: str
+    stage: str
+    usage: Usage
+
+
+@dataclass
 class Summary:
-    """Everything that the end of a run reports."""
+    """Everything that the end of a run reports.
+
+    `budget` maps what is limited to (spent, limit); `held` counts the prompts of the shards that it
+    keeps from being complete.
+    """
 
     run: str
     product: str
@@ -85,6 +104,9 @@ class Summary:
     errors: dict[str, int]
     given_up: dict[str, str]
     stopped: bool
+    spent: list[Spending] = field(default_factory=list)
+    budget: dict[str, tuple[float, float]] = field(default_factory=dict)
+    held: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`; means instead of moments."""
@@ -120,13 +142,16 @@ def of_run(
     given_up: dict[Task, str],
     *,
     stopped: bool,
+    held: int = 0,
+    limits: Mapping[str, float] | None = None,
 ) -> Summary:
-    """Sums up the current product, shard by shard."""
+    """Sums up the current product, shard by shard, and what the whole run directory has spent."""
     tables = _Tables(components, set(store_gates(store)))
     folder = planner.folder_of(components.selector)
     files = sorted(path for path in planner.listing.files if path.startswith(f"{folder}/"))
     for path in files:
         tables.add(store.read(path, columns=COLUMNS).table)
+    usages = paid(store, planner.listing)
     return Summary(
         run=str(store.root),
         product=str(store.path(folder)),
@@ -137,7 +162,30 @@ def of_run(
         errors=dict(tables.errors),
         given_up={f"{task.stage} {task.output}": why for task, why in given_up.items()},
         stopped=stopped,
+        spent=_spending(components, usages),
+        budget=against(limits or {}, usages),
+        held=held,
     )
+
+
+def _spending(components: Components, usages: Mapping[str, Usage]) -> list[Spending]:
+    told = [
+        Spending(t.name, "generate", usages.get(t.fingerprint, Usage()))
+        for t in components.teachers
+    ]
+    arbiter = components.arbiter
+    told.append(Spending(arbiter.name, "score", usages.get(arbiter.fingerprint, Usage())))
+    known = {arbiter.fingerprint, *(teacher.fingerprint for teacher in components.teachers)}
+    others = total_of(usage for owner, usage in sorted(usages.items()) if owner not in known)
+    return [*told, Spending("no longer in the config", "", others)] if others.requests else told
+
+
+def against(
+    limits: Mapping[str, float], usages: Mapping[str, Usage]
+) -> dict[str, tuple[float, float]]:
+    """(spent, limit) of everything that is limited."""
+    spent = total_of(usages.values()).measured()
+    return {name: (spent[name], limit) for name, limit in limits.items()}
 
 
 def store_gates(store: Store) -> tuple[str, ...]:

@@ -13,11 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from arbitrage.stats import Moments
+from arbitrage.usage import total_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import RenderableType
 
     from arbitrage.summary import LanguageResult, Summary
+    from arbitrage.usage import Usage
     from arbitrage.views import Preview, Shown, Status
 
 PLUS_MINUS = "\u00b1"
@@ -43,6 +47,10 @@ def of_summary(summary: Summary) -> Group:
     for what, counts in _remarks(summary).items():
         told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         parts.append(Text(f"{what}: {told}"))
+    if any(one.usage.requests for one in summary.spent):
+        parts += [Text(), _spent(summary)]
+    if summary.budget:
+        parts.append(Text(f"budget: {of_budget(summary.budget)}"))
     if summary.ledger.selected:
         code = f"  import pandas as pd\n  rows = pd.read_parquet({summary.product!r})"
         parts += [Text(f"\nproduct: {summary.product}", style="bold"), Text(code)]
@@ -129,6 +137,37 @@ def _ledger_line(summary: Summary) -> str:
     return (
         f"ledger: {ledger.rows_read:,} rows in the sources, {refused:,} refused; "
         f"{ledger.prompts:,} prompts = {ledger.selected:,} selected + {lost:,} quarantined{tail}"
+    )
+
+
+def _spent(summary: Summary) -> Table:
+    """What the run directory has cost, by whom; costs only where there is a price."""
+    usages = [one.usage for one in summary.spent]
+    priced = any(usage.cost for usage in usages)
+    columns = {"requests": 1, "prompt_tokens": 1, "completion_tokens": 1}
+    table = _table("spent by", **columns, **({"cost": 1} if priced else {}))
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    for one in summary.spent:
+        table.add_row(harmless(one.name), *_usage_cells(one.usage, priced=priced))
+    table.add_section()
+    table.add_row("all", *_usage_cells(total_of(usages), priced=priced), style="bold")
+    return table
+
+
+def _usage_cells(usage: Usage, *, priced: bool) -> list[str]:
+    counts = (usage.requests, usage.prompt_tokens, usage.completion_tokens)
+    cost = [f"{usage.cost:,.4f}" if usage.cost else ""] if priced else []
+    return [*(f"{count:,}" if count else "" for count in counts), *cost]
+
+
+def of_budget(budget: Mapping[str, tuple[float, float]]) -> str:
+    """How much of what is limited is spent, as part of a sentence."""
+    return ", ".join(
+        f"{spent:,.4f} of {limit:,.4f} in money"
+        if name == "money"
+        else f"{spent:,.0f} of {limit:,.0f} {name}"
+        for name, (spent, limit) in budget.items()
     )
 
 

@@ -38,6 +38,7 @@ from arbitrage.prompts import Shard
 from arbitrage.records import SCHEMAS
 from arbitrage.stages import Desk, execute, routes_of
 from arbitrage.store import Listing, Store
+from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -291,4 +292,4 @@ def pretend(
         asked = [owner for owner in prints if asks is None or asks(task.shard, owner)]
         told = dict.fromkeys(asked, (10, f"ids of {task.shard}"))
         return Report(10, facts={"teachers": told})
-    return Report(10, completion_tokens=100 if task.stage == "generate" else 0)
+    return Report(10, spent=Usage(task.requests, 0, 100 if task.stage == "generate" else 0))

@@ -28,7 +28,7 @@ from arbitrage.engines import ENGINES
 from arbitrage.errors import ConfigError
 from arbitrage.gates import GATES
 from arbitrage.languages import table
-from arbitrage.options import OPTIONS, FakeOptions, TransformersOptions
+from arbitrage.options import OPTIONS, EndpointOptions, FakeOptions, TransformersOptions
 from arbitrage.routers import ROUTERS
 from arbitrage.selection import SELECTORS
 
@@ -95,6 +95,7 @@ gates: {truncated: false, empty: true}
 selection: {rule: best}
 output: {compression: snappy}
 cluster: {cpus: 4, gpus: 0, attempts: 2}
+budget: {tokens: 5000000, requests: 20000}
 """
 
 
@@ -498,6 +499,13 @@ BOUNDS = [
     ("output.compression=gzip", "output.compression", "'zstd'"),
     ("cluster.cpus=0", "cluster.cpus", "0"),
     ("cluster.attempts=0", "cluster.attempts", "0"),
+    ("budget.tokens=0", "budget.tokens", "0"),
+    ("budget.requests=0", "budget.requests", "0"),
+    ("budget.requests=1.5", "budget.requests", "1.5"),
+    ("budget.money=0", "budget.money", "0"),
+    ("budget.money=.inf", "budget.money", "inf"),
+    ("budget.dollars=5", "budget", "'dollars'"),
+    ("budget.money=5", "budget.money", "price"),
     ("families={nordic: [da, xx]}", "families", "'xx'"),
     ("families={a: [da], b: [dan]}", "families", "'da'"),
     ("families={de: [da]}", "families", "'de'"),
@@ -788,6 +796,7 @@ def test_where_and_how_a_run_is_made_is_no_part_of_it() -> None:
         {"run": "/elsewhere"},
         {"output": {"compression": "none"}},
         {"cluster": {"cpus": 3, "gpus": 1, "attempts": 9}},
+        {"budget": {"tokens": 5, "requests": 6}},
         {"prompts": {"sources": [{"path": "/q.jsonl"}], "shard_size": 3, "detect": False}},
         {"gates": {"truncated": True, "empty": True}},
         {"routing": {"router": "all"}},
@@ -871,6 +880,24 @@ def test_every_gate_can_be_switched_and_every_switch_is_a_gate() -> None:
 def test_every_rule_can_be_chosen(key: str, field: str, known: dict[str, Any]) -> None:
     for name in known:
         assert parts_of(**{key: {field: name}})
+
+
+def test_a_budget_of_money_needs_a_price_somewhere() -> None:
+    options = {"base_url": "http://h/v1"}
+    judge = {"engine": "endpoint", "model": "j", "options": {**options, "score_api": "judge"}}
+    with pytest.raises(ValidationError, match="money needs a price: give `price_per"):
+        parts_of(budget={"money": 5}, arbiter=judge)
+    judge["options"] |= {"price_per_million_output": 0.4}
+    assert parts_of(budget={"money": 5}, arbiter=judge)
+
+
+def test_a_price_is_for_both_kinds_of_tokens() -> None:
+    def price(**prices: float) -> tuple[float, float] | None:
+        return EndpointOptions(base_url="http://h/v1", **prices).price  # type: ignore[arg-type]
+
+    assert price() is None
+    assert price(price_per_million_input=2) == (2, 0)
+    assert price(price_per_million_input=0, price_per_million_output=3) == (0, 3)
 
 
 def test_every_resource_is_incidental() -> None:

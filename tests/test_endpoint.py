@@ -23,6 +23,7 @@ from arbitrage.engines.endpoint import judged
 from arbitrage.errors import EngineError, ItemError, UsageError
 from arbitrage.options import EndpointOptions
 from arbitrage.records import Completion, Prompt
+from arbitrage.usage import Usage, metered
 from command_line import cli, write_config, write_prompts
 from fault_server import Fault, FaultServer, Request
 
@@ -861,6 +862,82 @@ def test_score_sends_the_two_texts() -> None:
     assert request.body["text_1"] == "question 3"
     assert request.body["text_2"] == "answer 3 (0.3000)"
     assert request.body["use_activation"] is False
+
+
+# ---- what is spent besides the completions that are given
+
+
+JUDGED = [(text, f"answer ({n / 20:.4f})") for n, text in enumerate(TEXTS)]
+
+
+def noted(engine: Any, work: Any, *asked: Any) -> tuple[list[Any], Usage]:
+    with metered() as meter:
+        found = work(engine, *asked)
+    engine.close()
+    return found, meter.total
+
+
+def teacher_noted(server: FaultServer) -> tuple[list[Any], Usage]:
+    return noted(build_generator(parts(server.url, {}, {}).teachers[0]), ask, TEXTS)
+
+
+def test_tokens_of_a_completion_are_its_own_and_are_not_noted() -> None:
+    with FaultServer() as server:
+        found, spent = teacher_noted(server)
+    assert sum(answer.prompt_tokens for (answer,) in found) > 0
+    assert spent == Usage()
+
+
+@pytest.mark.parametrize(
+    "change", [{"finish_reason": "content_filter"}, {"finish_reason": "abort"}]
+)
+def test_an_answer_of_no_use_is_paid_for_too(change: dict[str, Any]) -> None:
+    with FaultServer(at_first("body", lambda answer: changed(answer, change))) as server:
+        found, spent = teacher_noted(server)
+    lost = [one for one in found if isinstance(one, ItemError)]
+    assert len(lost) == (len(TEXTS) if change["finish_reason"] == "content_filter" else 0)
+    with FaultServer() as server:
+        good, _ = teacher_noted(server)
+    answers = [answer for (answer,) in good]
+    assert spent == Usage(
+        0, sum(a.prompt_tokens for a in answers), sum(a.completion_tokens for a in answers)
+    )
+
+
+def test_answers_whose_tokens_are_not_told_are_counted_as_such() -> None:
+    half = Fault("body", lambda answer: changed(answer, {"usage": {"prompt_tokens": 5}}))
+    with FaultServer(lambda request: half if "question 1" in str(request.body) else None) as server:
+        found, spent = teacher_noted(server)
+    assert spent == Usage(untold=3), "questions 1, 10 and 11"
+    assert found[1][0].prompt_tokens == 5
+
+
+def judge_noted(server: FaultServer, **options: Any) -> tuple[list[Any], Usage]:
+    arbiter = parts(server.url, {}, {"options": options}).arbiter
+    return noted(build_scorer(arbiter), judge, JUDGED)
+
+
+def test_a_judges_tokens_are_noted_whether_or_not_it_gives_a_number() -> None:
+    with FaultServer() as server:
+        _, spent = judge_noted(server)
+    assert spent.prompt_tokens > 500
+    assert spent.completion_tokens == 5 * len(JUDGED), "It is fair. Score: n"
+    cut = Fault("body", lambda answer: changed(answer, {"finish_reason": "length"}))
+    with FaultServer(lambda request: cut) as server:
+        found, of_nothing = judge_noted(server)
+    assert all(isinstance(one, ItemError) for one in found)
+    assert of_nothing == spent
+
+
+@pytest.mark.parametrize("api", ["classify", "score"])
+def test_a_served_reward_model_has_no_completion_to_count(api: str) -> None:
+    with FaultServer() as server:
+        _, spent = judge_noted(server, score_api=api)
+        assert spent == Usage(untold=len(JUDGED))
+    told = Fault("body", {"data": [{"probs": [0.5], "score": 0.5}], "usage": {"prompt_tokens": 7}})
+    with FaultServer(lambda request: told) as server:
+        _, spent = judge_noted(server, score_api=api)
+    assert spent == Usage(0, 7 * len(JUDGED))
 
 
 # ---- the whole job

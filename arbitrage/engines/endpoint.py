@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import jinja2
@@ -36,6 +37,7 @@ from arbitrage.config import Sampling, for_language
 from arbitrage.engines.client import Again, Client
 from arbitrage.errors import EngineError, ItemError
 from arbitrage.records import Completion
+from arbitrage.usage import Usage, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +55,7 @@ _BROKEN_OFF = ("abort", "error")
 _OVERHEAD_TOKENS = 16
 """What a request costs besides its tokens, in tokens."""
 _MOST_TOKENS = 2**31
+_BOTH = ("prompt_tokens", "completion_tokens")
 _MOST_NAMES = 8
 _NUMBER = re.compile(r"Score: (-?[0-9]+(?:\.[0-9]+)?)")
 
@@ -105,8 +108,16 @@ class _Endpoint:
         body = self._body(**asked, **self._sampling(api, sampling), seed=seed, n=1, stream=False)
         path = "chat/completions" if api == "chat" else "completions"
         return await self._client.post(
-            path, body, lambda answer: self._completion(api, answer), _work_of
+            path, body, lambda answer: self._paid_completion(api, answer), _work_of
         )
+
+    def _paid_completion(self, api: str, answer: Any) -> Completion:
+        """An answer that is of no use is paid for all the same."""
+        try:
+            return self._completion(api, answer)
+        except (Again, ItemError):
+            note(replace(_spent(answer, *_BOTH), untold=0))
+            raise
 
     def _sampling(self, api: str, sampling: Sampling) -> dict[str, Any]:
         limit = self._options.max_tokens_name if api == "chat" else "max_tokens"
@@ -138,24 +149,16 @@ class _Endpoint:
             refusal = message.get("refusal")
             why = f"the model refuses: {refusal}" if isinstance(refusal, str) else "it has no text"
             raise ItemError(f"{self._client.told(why)} (ended by {told})")
-        self._note(answer)
-        prompt_tokens, completion_tokens = self._counts(answer)
-        return Completion(_storable(text), reason, prompt_tokens, completion_tokens)
+        spent = _spent(answer, *_BOTH)
+        self._note(answer, spent)
+        return Completion(_storable(text), reason, spent.prompt_tokens, spent.completion_tokens)
 
-    def _note(self, answer: Any) -> None:
+    def _note(self, answer: Any, spent: Usage) -> None:
         name = answer.get("model")
         if isinstance(name, str) and len(self._served) < _MOST_NAMES:
             self._served.add(self._client.told(name))
-
-    def _counts(self, answer: Any) -> tuple[int, int]:
-        """Tokens of prompt and completion; 0 where the server does not tell, never a guess."""
-        found = _map(answer.get("usage"))
-        counts = [found.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        known = [
-            count if type(count) is int and 0 <= count < _MOST_TOKENS else None for count in counts
-        ]
-        self._uncounted |= None in known
-        return known[0] or 0, known[1] or 0
+        self._uncounted |= spent.untold > 0
+        note(Usage(untold=spent.untold))
 
 
 class EndpointGenerator(_Endpoint):
@@ -237,7 +240,7 @@ class EndpointScorer(_Endpoint):
                 f"model {self._name} has {len(outputs)} outputs; the Arbiter needs a reward model "
                 "with one"
             )
-        self._note(answer)
+        self._note_read(answer)
         return _number(outputs[0])
 
     async def _match(self, prompt: Prompt, completion: str) -> float:
@@ -253,8 +256,14 @@ class EndpointScorer(_Endpoint):
 
     def _match_score(self, answer: Any) -> float:
         score = _number(_only(answer, "data", self._client.told).get("score"))
-        self._note(answer)
+        self._note_read(answer)
         return score
+
+    def _note_read(self, answer: Any) -> None:
+        """A reward model reads tokens and writes none."""
+        spent = _spent(answer, "prompt_tokens")
+        self._note(answer, spent)
+        note(replace(spent, untold=0))
 
     async def _judge(self, prompt: Prompt, completion: str) -> float:
         """The number that a chat model gives by the rubric. What is judged goes to it as JSON,
@@ -271,6 +280,7 @@ class EndpointScorer(_Endpoint):
         ]
         sampling = Sampling(temperature=0, max_tokens=options.judge_max_tokens)
         verdict = await self._complete("chat", {"messages": messages}, sampling, seed=0)
+        note(Usage(0, verdict.prompt_tokens, verdict.completion_tokens))
         if verdict.finish_reason != "stop":
             raise ItemError("the judge's answer was cut off before its number")
         return judged(verdict.text, options.lowest, options.highest)
@@ -290,6 +300,14 @@ def judged(text: str, lowest: float, highest: float) -> float:
 
 def _shown(text: str) -> str:
     return repr(text[:60])
+
+
+def _spent(answer: Any, *names: str) -> Usage:
+    """Tokens as the server tells them; 0 where it does not, never a guess."""
+    found = _map(_map(answer).get("usage"))
+    counts = [found.get(name) for name in names]
+    known = [n if type(n) is int and 0 <= n < _MOST_TOKENS else None for n in counts]
+    return replace(Usage(0, *(count or 0 for count in known)), untold=int(None in known))
 
 
 def _map(value: Any) -> dict[str, Any]:
