@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING
 from arbitrage.plan import CLERK, READER, Planner, Report, ShardState, Task, routed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from arbitrage.prompts import Shard
 
 
 @dataclass
 class RoleWork:
-    """One role's tasks. `rows` and tokens count what was made in this session."""
+    """One role's tasks. `held` could start, but the budget does not pay for them now. `rows` and
+    tokens count what was made in this session."""
 
     name: str
     owner: str
     ready: dict[Task, None] = field(default_factory=dict)
+    held: dict[Task, None] = field(default_factory=dict)
     in_flight: set[Task] = field(default_factory=set)
     waiting: set[Task] = field(default_factory=set)
     done: int = 0
@@ -37,7 +39,7 @@ class RoleWork:
     @property
     def left(self) -> int:
         """Tasks that are known and not done."""
-        return len(self.ready) + len(self.in_flight) + len(self.waiting)
+        return sum(map(len, (self.ready, self.held, self.in_flight, self.waiting)))
 
 
 class Board:
@@ -81,7 +83,8 @@ class Board:
         """Puts the shard's missing tasks where they belong."""
         for task in self._planner.tasks(shard):
             role = self.roles[task.owner]
-            if task in role.in_flight or task in role.ready or task in self.given_up:
+            known = (role.in_flight, role.ready, role.held, self.given_up)
+            if any(task in tasks for tasks in known):
                 continue
             lost = next((path for path in task.inputs if path in self._dead), None)
             if lost:
@@ -114,6 +117,25 @@ class Board:
         if role.set_aside or owner == READER:
             return False
         return bool(self.reading or self._unrouted or role.waiting or role.in_flight)
+
+    def hold_back(self, dear: Callable[[list[Task], list[Task]], Container[Task]]) -> None:
+        """Holds back the ready tasks that are too dear and lets go those that no longer are.
+
+        `dear` chooses them from all tasks that could start, given those that still wait. What is
+        left is taken shard by shard.
+        """
+        roles = self.roles.values()
+        could = {r.owner: sorted((*r.ready, *r.held), key=lambda task: task.shard) for r in roles}
+        waiting = [task for role in roles for task in role.waiting]
+        held = dear([task for tasks in could.values() for task in tasks], waiting)
+        for role in roles:
+            role.ready = dict.fromkeys(task for task in could[role.owner] if task not in held)
+            role.held = dict.fromkeys(task for task in could[role.owner] if task in held)
+
+    def held_prompts(self) -> int:
+        """Prompts of the shards that are not complete because of tasks held back."""
+        held = {task.shard for role in self.roles.values() for task in role.held}
+        return sum(self._shards[number].rows for number in held)
 
     def take(self, owner: str) -> Task:
         """The next task of a role, now in flight; StopIteration if none is ready."""
@@ -213,8 +235,9 @@ class Board:
         """Gives up all tasks of a role whose engine cannot work."""
         role = self.roles[owner]
         role.set_aside = reason
-        left = [*role.ready, *role.in_flight, *role.waiting]
+        left = [*role.ready, *role.held, *role.in_flight, *role.waiting]
         role.ready.clear()
+        role.held.clear()
         role.in_flight.clear()
         for task in left:
             self._give_up(task, reason)

@@ -1,5 +1,6 @@
 """The command line. Exit codes: 0 complete; 1 something failed; 2 wrong usage, nothing written;
-3 complete but rows are in quarantine (with --strict-ledger); 75 stopped on request, resumable.
+3 complete but rows are in quarantine (with --strict-ledger); 75 stopped on request or because the
+budget is spent, resumable.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ app = typer.Typer(
     help="Multilingual synthetic-data arbitrage: a pool of teachers answers every prompt, the "
     "Arbiter scores every completion, and the best one per prompt lands in Parquet.",
     epilog="Exit codes: 0 complete, 1 something failed, 2 wrong usage, 3 complete with quarantined "
-    "rows (--strict-ledger), 75 stopped on request and resumable.",
+    "rows (--strict-ledger), 75 stopped on request or by the budget, and resumable.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -164,6 +165,11 @@ def _exit_for(summary: Summary, *, strict_ledger: bool) -> None:
             f"not complete: {first} failed for good ({why}) and {len(summary.given_up) - 1} more "
             "steps with it; mend the cause or take that part out of the config and run again, all "
             "that was made is kept"
+        )
+    if summary.held:
+        raise Stopped(
+            f"the budget does not pay for more ({tables.of_budget(summary.budget)} are spent); "
+            f"{summary.held:,} prompts are unfinished; raise `budget:` and the same command goes on"
         )
     if summary.ledger.unfinished:
         raise ArbitrageError(f"{summary.ledger.unfinished} prompts are unfinished; run again")

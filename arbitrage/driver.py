@@ -18,24 +18,36 @@ if TYPE_CHECKING:
     import threading
 
     from arbitrage.board import Board, RoleWork
+    from arbitrage.budget import Budget
     from arbitrage.cluster import Cluster
     from arbitrage.progress import Progress
     from arbitrage.store import Store
 
 WAIT_S = 0.2
+UNTOLD = (
+    "the server does not tell all the tokens that it takes, and what it does not tell cannot be "
+    "counted; set `budget.requests` to limit what it may be asked"
+)
 
 
 def drive(
-    board: Board, cluster: Cluster, store: Store, progress: Progress, stop: threading.Event
+    board: Board,
+    budget: Budget,
+    cluster: Cluster,
+    store: Store,
+    progress: Progress,
+    stop: threading.Event,
 ) -> None:
-    """Works until nothing is left that can be done; `stop`, once set, ends it after what is in
-    flight."""
+    """Works until nothing is left that can be done and paid; `stop`, once set, ends it after what
+    is in flight."""
+    ration(board, budget)
     while (board.is_open() and not stop.is_set()) or board.in_flight():
         if not stop.is_set():
-            hand_out(board, cluster)  # first: what is handed out needs no further replica
+            hand_out(board, budget, cluster)  # first: what is handed out needs no further replica
             apply_decisions(board, cluster)
         for event in cluster.wait(WAIT_S):
-            settle(event, board, store, progress)
+            settle(event, board, budget, store, progress)
+        ration(board, budget)
         progress.show([_progress_of(role, cluster) for role in board.roles.values()])
 
 
@@ -52,24 +64,35 @@ def apply_decisions(board: Board, cluster: Cluster) -> None:
             cluster.stop(decision.replica)
 
 
-def hand_out(board: Board, cluster: Cluster) -> None:
+def ration(board: Board, budget: Budget) -> None:
+    """Holds back what the budget does not pay for now."""
+    if budget.limits:
+        board.hold_back(budget.too_dear)
+
+
+def hand_out(board: Board, budget: Budget, cluster: Cluster) -> None:
     """Gives ready tasks to loaded replicas that have room."""
     for owner, role in board.roles.items():
         load = {r.name: len(r.tasks) for r in cluster.replicas(owner) if r.loaded}
         for replica in assign(len(role.ready), load):
-            cluster.submit(replica, board.take(owner))
+            task = board.take(owner)
+            budget.reserve(task)
+            cluster.submit(replica, task)
 
 
-def settle(event: Event, board: Board, store: Store, progress: Progress) -> None:
+def settle(event: Event, board: Board, budget: Budget, store: Store, progress: Progress) -> None:
     """Takes in one event and writes it to the run's diary."""
     if isinstance(event, Done):
         board.finished(event.task, event.report)
+        if budget.settle(event.task, event.report.spent):
+            progress.say(f"{board.roles[event.task.owner].name}: {UNTOLD}")
         manifest.record_task(store, event.task, event.report)
     elif isinstance(event, Loaded):
         board.loaded(event.owner)
         name = board.roles[event.owner].name
         store.append_event("replica_loaded", role=name, fresh=event.fresh)
     elif isinstance(event, Failed):
+        budget.fail(event.task)
         _take_back(event, board, store, progress)
     else:
         name = board.roles[event.owner].name
@@ -103,11 +126,14 @@ def _sentence(error: Exception) -> str:
 def _view_of(role: RoleWork, board: Board, cluster: Cluster) -> RoleView:
     replicas = cluster.replicas(role.owner)
     idle = tuple(r.name for r in replicas if r.loaded and not r.tasks)
+    expected = board.expects_more(role.owner)
+    if role.held and not role.ready:  # they may go out if what is in flight costs less
+        expected = bool(replicas) and board.in_flight()
     return RoleView(
         role.owner,
         cluster.demand(role.owner),
         len(role.ready),
-        board.expects_more(role.owner),
+        expected,
         len(replicas),
         idle,
         cluster.most(role.owner),

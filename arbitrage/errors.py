@@ -1,7 +1,8 @@
 """One error type per boundary; each message is one sentence that says what to do.
 
-`exit_code` is what the command line returns: 2 for what a user wrote, 75 for a stop on request that
-can be resumed, 1 for the rest. Whether a failure is retried is decided by its type alone:
+`exit_code` is what the command line returns: 2 for what a user wrote, 75 for a stop that was asked
+for, by hand or by a budget, and can be resumed, 1 for the rest. Whether a failure is retried is
+decided by its type alone:
 
 * `ItemError`: this one prompt or candidate cannot be done (too long, refused). Never retried; the
   row is written with its error.
@@ -75,6 +76,6 @@ class StaleInputError(StageError):
 
 
 class Stopped(ArbitrageError):  # noqa: N818 - a request that was met, not a fault
-    """The run stopped because it was asked to; running it again goes on from here."""
+    """The run stopped because it was asked to, or its budget is spent; it can be gone on with."""
 
     exit_code = 75

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from arbitrage import manifest, prompts, summary
 from arbitrage.advice import advice
 from arbitrage.board import Board
+from arbitrage.budget import open_budget
 from arbitrage.cluster import Cluster
 from arbitrage.components import resolve
-from arbitrage.driver import drive
+from arbitrage.driver import drive, ration
 from arbitrage.engines import require, require_variables
-from arbitrage.plan import read_state
+from arbitrage.plan import paid, read_state
 from arbitrage.stages import Desk
 from arbitrage.store import Store
 
@@ -55,9 +56,20 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         manifest.record_start(store, loaded, components, planner)
         unread = bool(prompt_set.unread)
         board = Board(planner, shards, unread=unread, attempts=config.cluster.attempts)
+        earlier = paid(store, planner.listing) if config.budget.limits() else {}
+        budget = open_budget(config, components, earlier)
+        ration(board, budget)
         if board.is_open():
             desk = Desk(store, config, components, prompt_set=prompt_set, token=token)
             with progress, Cluster(desk) as cluster:
-                drive(board, cluster, store, progress, stop)
+                drive(board, budget, cluster, store, progress, stop)
         manifest.record_end(store, components, planner)
-    return summary.of_run(store, components, planner, board.given_up, stopped=board.is_open())
+    return summary.of_run(
+        store,
+        components,
+        planner,
+        board.given_up,
+        stopped=board.is_open(),
+        held=board.held_prompts(),
+        limits=budget.limits,
+    )

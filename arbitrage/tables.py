@@ -189,7 +189,7 @@ def of_plan(found: Preview) -> Group:
     warnings = [Text(f"warning: {sentence}") for sentence in found.warnings]
     if found.is_empty:
         done = f"nothing to do: {found.prompts:,} prompts are complete in {found.run}"
-        return Group(Text(done), *warnings)
+        return Group(Text(done), *_spent_of(found), *warnings)
     table = _table("stage", "by", shards_to_do=1, prompts=1, shards_stored=1)
     for role in found.roles:
         counts = (f"{number:,}" for number in (role.tasks, role.prompts, role.stored))
@@ -199,7 +199,11 @@ def of_plan(found: Preview) -> Group:
         for role in found.roles
         for change in role.changed
     ]
-    return Group(table, *changed, *_unread(found), *warnings)
+    return Group(table, *changed, *_unread(found), *_spent_of(found), *warnings)
+
+
+def _spent_of(found: Preview) -> list[Text]:
+    return [Text(f"budget: {of_budget(found.budget)} are spent")] if found.budget else []
 
 
 def _unread(found: Preview) -> list[Text]:

@@ -16,9 +16,10 @@ from arbitrage.advice import advice
 from arbitrage.components import Component, Components, resolve
 from arbitrage.config import RunConfig
 from arbitrage.errors import InputError, StoreError, UsageError
-from arbitrage.plan import STAGES, Planner, ShardState, nearest_identity, read_state
+from arbitrage.plan import STAGES, Planner, ShardState, nearest_identity, paid, read_state
 from arbitrage.stages import routes_of
 from arbitrage.store import Store
+from arbitrage.summary import against
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,14 +39,15 @@ class RolePlan:
 
 @dataclass
 class Preview:
-    """What `run` would do."""
+    """What `run` would do; `budget` maps what is limited to (spent, limit)."""
 
     run: str
     unread: list[str]
     prompts: int
     new_prompts: int
     roles: list[RolePlan]
-    warnings: list[str]
+    budget: dict[str, tuple[float, float]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
@@ -72,7 +74,9 @@ def preview(config: RunConfig) -> Preview:
             role.changed = _changes(store, kind, part)
     unread = [source.name for source in prompt_set.unread]
     total = sum(shard.rows for shard in shards)
-    told = (list(roles.values()), advice(config))
+    limits = config.budget.limits()
+    budget = against(limits, paid(store, planner.listing)) if limits else {}
+    told = (list(roles.values()), budget, advice(config))
     return Preview(str(store.root), unread, total, fresh, *told)
 
 

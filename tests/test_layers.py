@@ -28,7 +28,7 @@ STORY = (
     ("components", "advice"),
     ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
     ("prompts", "arbiter", "gates", "plan", "product"),
-    ("stages", "scheduler", "progress", "board", "manifest", "summary"),
+    ("stages", "scheduler", "budget", "progress", "board", "manifest", "summary"),
     ("cluster",),
     ("driver",),
     ("pipeline", "views"),

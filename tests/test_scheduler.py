@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arbitrage.budget import Budget
 from arbitrage.plan import CLERK, READER, Task
 from arbitrage.scheduler import (
     IN_FLIGHT_PER_REPLICA,
@@ -365,9 +366,18 @@ class Machine:
 class Simulation:
     """The pipeline's loop: decide, hand out, wait for the next event, settle."""
 
-    def __init__(self, machine: Machine, components: Components, board: Board, shards: int) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        components: Components,
+        board: Board,
+        shards: int,
+        limits: dict[str, float],
+    ) -> None:
         self.machine, self.components, self.board = machine, components, board
         self.shards = shards
+        self.budget = Budget(limits, {}, {})
+        self.spent: Counter[str] = Counter()
         self.now = 0.0
         self.replicas: dict[str, Replica] = {}
         self.starts: Counter[str] = Counter()
@@ -390,12 +400,15 @@ class Simulation:
         for owner, work in self.board.roles.items():
             replicas = self.of(owner)
             idle = tuple(r.name for r in replicas if r.loaded_at <= self.now and not r.tasks)
+            expected = self.board.expects_more(owner)
+            if work.held and not work.ready:
+                expected = bool(replicas) and self.board.in_flight()
             views.append(
                 RoleView(
                     owner,
                     self.machine.demand[owner],
                     len(work.ready),
-                    self.board.expects_more(owner),
+                    expected,
                     len(replicas),
                     idle,
                     self.machine.most[owner],
@@ -405,6 +418,8 @@ class Simulation:
 
     def run(self) -> Simulation:
         for _ in range(200_000):
+            if self.budget.limits:
+                self.board.hold_back(self.budget.too_dear)
             if not (self.board.is_open() or self.board.in_flight()):
                 return self
             self._act()
@@ -438,6 +453,7 @@ class Simulation:
             load = {r.name: len(r.tasks) for r in self.of(owner) if r.loaded_at <= self.now}
             for name in assign(len(work.ready), load):
                 task = self.board.take(owner)
+                self.budget.reserve(task)
                 self.replicas[name].tasks[task] = self.now + self.machine.task_s(task)
 
     def _advance(self) -> None:
@@ -457,9 +473,13 @@ class Simulation:
 
     def _settle(self, task: Task) -> None:
         if self.machine.fails(task):
+            self.budget.fail(task)
             self.board.failed(task, "an accident")
             return
-        self.board.finished(task, pretend(task, self.components, self.shards))
+        report = pretend(task, self.components, self.shards)
+        self.board.finished(task, report)
+        self.budget.settle(task, report.spent)
+        self.spent.update(report.spent.measured())
         self.done.append(task)
 
 
@@ -475,6 +495,7 @@ def simulate(
     task_s: Callable[[Task], float] | None = None,
     total: Slots | None = None,
     attempts: int = 3,
+    limits: dict[str, float] | None = None,
     **accidents: Callable[..., bool],
 ) -> Simulation:
     """A run of a pool on a machine; teachers take one accelerator each if nothing else is said."""
@@ -492,7 +513,7 @@ def simulate(
         task_s or (lambda task: lengths[task.stage]),
         **accidents,
     )
-    return Simulation(machine, components, board, shards).run()
+    return Simulation(machine, components, board, shards, limits or {}).run()
 
 
 def starts_of_engines(run: Simulation) -> dict[str, int]:
@@ -629,4 +650,42 @@ def test_with_accidents_every_task_is_done_or_given_up_and_the_run_ends(
             scored = {t.output for t in done if t.stage == "score" and t.shard == task.shard}
             assert set(task.inputs[2::2]) <= scored
     if not lost:
+        assert_complete(run, told["teachers"])  # type: ignore[arg-type]
+
+
+# With a budget
+
+
+def whole_shards(run: Simulation) -> int:
+    return sum(task.stage == "select" for task in run.done)
+
+
+@pytest.mark.parametrize("measure", ["requests", "tokens"])
+def test_a_pool_that_takes_turns_spends_its_budget_on_whole_shards(measure: str) -> None:
+    """A shard of four teachers: 80 requests, or 400 tokens of the teachers."""
+    limit = {"requests": 1650.0, "tokens": 8250.0}[measure]
+    run = simulate(teachers=4, shards=50, gpus=1, limits={measure: limit})
+    assert whole_shards(run) == 20
+    assert run.spent[measure] == limit * 1600 / 1650
+    assert not run.board.given_up
+    assert run.board.held_prompts() == 300
+    assert max(starts_of_engines(run).values()) <= 8, "nobody is loaded for every shard"
+
+
+@given(simulations(), st.integers(0, 2**32), st.integers(1, 2000), st.sampled_from([0.0, 0.3]))
+@settings(max_examples=40, deadline=None)
+def test_every_run_with_a_budget_ends_and_keeps_it(
+    told: dict[str, object], seed: int, limit: int, chance: float
+) -> None:
+    rng = random.Random(seed)
+    measure = rng.choice(["requests", "tokens"])
+    run = simulate(
+        **told,  # type: ignore[arg-type]
+        limits={measure: limit},
+        fails=lambda task: rng.random() < chance,
+        task_s=lambda task: rng.choice([0.1, 1.0, 10.0]),
+    )
+    probes = 100 * len(run.components.teachers) if measure == "tokens" else 0
+    assert run.spent[measure] <= limit + probes
+    if not (run.board.given_up or run.board.held_prompts()):
         assert_complete(run, told["teachers"])  # type: ignore[arg-type]
