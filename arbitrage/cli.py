@@ -167,9 +167,10 @@ def _exit_for(summary: Summary, *, strict_ledger: bool) -> None:
             "that was made is kept"
         )
     if summary.held:
+        spent = tables.of_budget(summary.budget)
         raise Stopped(
-            f"the budget does not pay for more ({tables.of_budget(summary.budget)} are spent); "
-            f"{summary.held:,} prompts are unfinished; raise `budget:` and the same command goes on"
+            f"the budget does not pay for the next shard ({spent} are spent); {summary.held:,} "
+            "prompts are unfinished; raise `budget:` and the same command goes on"
         )
     if summary.ledger.unfinished:
         raise ArbitrageError(f"{summary.ledger.unfinished} prompts are unfinished; run again")
