@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arbitrage.errors import StoreError
 from arbitrage.identity import fingerprint
+from arbitrage.records import SELECTED
 from arbitrage.store import shard_number
 from arbitrage.usage import Usage, total_of
 
@@ -138,7 +139,8 @@ class Planner:
     def _select(self, shard: ShardState, pairs: list[tuple[Task, Task]]) -> Task:
         folder = self.folder_of(self.components.selector)
         made_of = [f"{generate.owner}/{generate.key}" for generate, _ in pairs]
-        key = fingerprint([shard.path, self.components.fingerprint, made_of])
+        # Many readers want the same columns in all files of a folder, an earlier version's too.
+        key = fingerprint([shard.path, self.components.fingerprint, made_of, SELECTED.names])
         output = f"{folder}/{shard.number:05d}.parquet"
         parts = [task.output for pair in pairs for task in pair]
         return Task("select", CLERK, shard.number, (shard.path, *parts), output, key, shard.rows)

@@ -142,9 +142,10 @@ def _selected(
     }
     for name in ("prompt_id", "user_id", "language", "extra"):
         columns[name] = asked[name]
-    for name in ("completion", "sample", "finish_reason", "prompt_tokens", "completion_tokens"):
+    for name in ("completion", "reasoning", "sample", "seed"):
         columns[name] = won[name]
-    columns["seed"] = won["seed"]
+    for name in ("finish_reason", "prompt_tokens", "completion_tokens"):
+        columns[name] = won[name]
     columns.update(_names(parts, owners, components))
     return _table(columns, SELECTED)
 

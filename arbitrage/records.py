@@ -33,14 +33,17 @@ PROMPT_COLUMNS = ["prompt_id", "language", "messages"]
 class Completion(NamedTuple):
     """One answer of an engine.
 
-    `finish_reason` is "stop" (the model ended it, or a stop string did) or "length" (cut off).
-    Token counts are in the teacher's own tokens.
+    `text` is the answer alone, and `reasoning` what the model wrote before it, where the two can be
+    told apart. `finish_reason` is "stop" (the model ended it, or a stop string did) or "length"
+    (cut off). Token counts are in the teacher's own tokens; those of the reasoning are counted in
+    `completion_tokens`.
     """
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    reasoning: str | None = None
 
 
 RAW_CHARS = 500
@@ -79,6 +82,7 @@ CANDIDATES = pa.schema(
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("sampling", pa.int32(), nullable=False),
         pa.field("completion", pa.string()),
+        pa.field("reasoning", pa.string()),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
         pa.field("completion_tokens", pa.int32(), nullable=False),
@@ -87,7 +91,9 @@ CANDIDATES = pa.schema(
     ]
 )
 """One row per (prompt, sample) of one teacher. `sample` counts over all sampling groups, `sampling`
-is the group's index. `completion` is null, and `finish_reason` is "error", where `error` is set."""
+is the group's index. `completion` is null, and `finish_reason` is "error", where `error` is set.
+`reasoning` is what the model wrote before the answer, null where there is none or it is not known;
+it is never scored, and its tokens are in `completion_tokens`. Older files lack it."""
 
 SCORES = pa.schema(
     [
@@ -120,6 +126,7 @@ SELECTED = pa.schema(
         pa.field("family", pa.string(), nullable=False),
         pa.field("messages", MESSAGES, nullable=False),
         pa.field("completion", pa.string(), nullable=False),
+        pa.field("reasoning", pa.string()),
         pa.field("teacher", pa.string(), nullable=False),
         pa.field("model", pa.string()),
         pa.field("revision", pa.string()),
@@ -141,7 +148,8 @@ SELECTED = pa.schema(
 )
 """One row per prompt that has an answer. `messages` ends with the chosen answer. `margin` is the
 reward's distance to the next best candidate that could have been chosen, null if there is none.
-`candidates` lists every candidate, best first, those that could not be chosen last."""
+`candidates` lists every candidate, best first, those that could not be chosen last. `reasoning` is
+the chosen answer's and stands in no message; `completion_tokens` counts it. Older files lack it."""
 
 QUARANTINE = pa.schema(
     [

@@ -266,6 +266,7 @@ def _candidates(
         [sample for _ in asked for sample in samples],
         [answer.sampling for answer in flat],
         [None if answer.completion is None else answer.completion.text for answer in flat],
+        [completion.reasoning for completion in done],
         [completion.finish_reason for completion in done],
         [completion.prompt_tokens for completion in done],
         [completion.completion_tokens for completion in done],

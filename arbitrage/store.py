@@ -166,12 +166,14 @@ class Store:
             raise StoreError(f"{link} cannot be set: {error.strerror or error}") from error
 
     def read(self, relative: str, columns: list[str] | None = None) -> Content:
-        """A whole file. Raises StoreError with the file's name when it is damaged or gone."""
+        """A whole file, or some columns of it, with its kind's schema: a nullable column that an
+        earlier version did not have is null. Raises StoreError with the file's name when it is
+        damaged or gone, or has other columns."""
         try:
             data = self.path(relative).read_bytes()
             # half the cost of pq.read_table
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            table = file.read(columns, use_threads=False)
+            table = _as_kind(file.read(columns, use_threads=False), relative, columns)
             note = _note(table.schema.metadata)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"{self.path(relative)} cannot be read: {error}") from error
@@ -353,6 +355,19 @@ def _leaves(schema: pa.Schema) -> list[str]:
     for column in schema:
         walk(column.type, column.name)
     return leaves
+
+
+def _as_kind(table: pa.Table, relative: str, columns: list[str] | None) -> pa.Table:
+    """The table in its kind's schema; ValueError where more than nullable columns are missing."""
+    kind = relative.split("/", 1)[0]
+    schema = pa.schema([SCHEMAS[kind].field(name) for name in columns or SCHEMAS[kind].names])
+    for place, column in enumerate(schema):
+        if column.nullable and column.name not in table.column_names:
+            nulls = pa.nulls(table.num_rows, column.type)
+            table = table.add_column(min(place, table.num_columns), column, nulls)
+    if not table.schema.equals(schema):
+        raise ValueError(f"its columns are not those of {kind} files; another version wrote it")
+    return table
 
 
 def _note(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Made(NamedTuple):
     gates: tuple[str, ...] = ()
     error: str | None = None
     text: str | None = "an answer"
+    thought: str | None = None
     judged: str | None = None
 
     @property
@@ -87,6 +88,7 @@ def part(teacher: Teacher, *made: Made) -> Part:
             "sample": row.sample,
             "sampling": groups[row.sample],
             "completion": None if row.error else row.text,
+            "reasoning": row.thought,
             "finish_reason": "error" if row.error else "stop",
             "prompt_tokens": 10 + row.sample,
             "completion_tokens": 20 + row.sample,
@@ -142,7 +144,7 @@ def test_a_row_tells_everything_about_the_answer_that_was_chosen() -> None:
     asked = prompt("p1", "sw", user_id="mine-1", extra='{"topic": 3}')
     mine = [
         Made("p1", 0, 0.25),
-        Made("p1", 1, 0.75, text="the best answer"),
+        Made("p1", 1, 0.75, text="the best answer", thought="which is it?"),
         Made("p1", 2, 0.7, ("empty",)),
     ]
     theirs = [Made("p1", 0, 0.5), failed("p1", 1), Made("p1", 2, None, judged="odd")]
@@ -170,6 +172,7 @@ def test_a_row_tells_everything_about_the_answer_that_was_chosen() -> None:
             {"role": "assistant", "content": "the best answer"},
         ],
         "completion": "the best answer",
+        "reasoning": "which is it?",
         "teacher": "alpha",
         "model": "org/alpha",
         "revision": "abc123",

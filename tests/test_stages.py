@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -333,6 +334,7 @@ class Echo:
     refuses: str = "\0"
     breaks: str = "\0"
     score_of: float = 0.5
+    thinks: bool = False
     asked: list[tuple[Prompt, Sampling, list[int]]] = field(default_factory=list)
     judged: list[tuple[Prompt, str]] = field(default_factory=list)
     now: int = 0
@@ -351,7 +353,8 @@ class Echo:
             raise RuntimeError("the engine lost its head")
         if self.refuses in text:
             raise ItemError("this is too long")
-        return [Completion(f"{text} / {seed}", "stop", 5, 2) for seed in seeds]
+        thought = f"how {text}?" if self.thinks else None
+        return [Completion(f"{text} / {seed}", "stop", 5, 2, thought) for seed in seeds]
 
     async def score(self, prompt: Prompt, completion: str) -> float:
         self.judged.append((prompt, completion))
@@ -589,6 +592,70 @@ def test_a_score_of_nought_is_kept_as_nought(tmp_path: Path, source: Path) -> No
     made = run(make_config(tmp_path, {"t": fake(0.5)}, source), engines)
     assert (made.frame("selected")["reward"] == 0.0).all()
     assert len(made.frame("selected")) == PROMPTS
+
+
+def test_reasoning_is_kept_and_never_judged_or_part_of_a_message(
+    tmp_path: Path, source: Path
+) -> None:
+    teachers = {"t": fake(0.5), "u": fake(0.5, options={"voice": "u"})}
+    arbiter = Echo()
+    engines = {"t": Echo(refuses="number 4 ", thinks=True), "arbiter": arbiter}
+    made = run(make_config(tmp_path, teachers, source), engines)
+    asked = {row["prompt_id"]: row["messages"][-1]["content"] for row in made.rows("prompts")}
+    for row in read_rows(made.store.root, "candidates/t-"):
+        thought = None if row["error"] else f"how {asked[row['prompt_id']]}?"
+        assert row["reasoning"] == thought
+        assert "how" not in (row["completion"] or "")
+    assert all(row["reasoning"] is None for row in read_rows(made.store.root, "candidates/u-"))
+    assert not any("how" in text for _, text in arbiter.judged)
+    selected = made.rows("selected")
+    assert {row["teacher"] for row in selected} == {"t", "u"}
+    for row in selected:
+        mine = row["teacher"] == "t"
+        assert row["reasoning"] == (f"how {asked[row['prompt_id']]}?" if mine else None)
+        answer = {"role": "assistant", "content": row["completion"]}
+        assert row["messages"] == [{"role": "user", "content": asked[row["prompt_id"]]}, answer]
+
+
+def rewrite(path: Path, table: pa.Table, **changes: Any) -> None:
+    note = json.loads(table.schema.metadata[b"arbitrage"]) | changes
+    metadata = {b"arbitrage": json.dumps(note).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def as_an_earlier_version_left_it(made: Run) -> None:
+    """Files without the column, products with that version's keys; all else agrees with them."""
+    root = made.store.root
+    for path in root.glob("candidates/*/*.parquet"):
+        rewrite(path, pq.read_table(path).drop_columns(["reasoning"]))
+    for path in root.glob("scores/*/*/*.parquet"):
+        data = (root / "candidates" / path.parent.name / path.name).read_bytes()
+        rewrite(path, pq.read_table(path), candidates=hashlib.sha256(data).hexdigest())
+    for path in root.glob(f"{made.planner.folder_of(made.components.selector)}/*.parquet"):
+        rewrite(path, pq.read_table(path).drop_columns(["reasoning"]), key="earlier")
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_no_question_is_asked_again(
+    tmp_path: Path, source: Path
+) -> None:
+    def config(languages: list[str]) -> RunConfig:
+        return make_config(tmp_path, {"t": fake(0.5, languages), "u": fake(0.4)}, source)
+
+    def engines() -> dict[str, Any]:
+        return {"t": Echo(thinks=True), "arbiter": Echo()}
+
+    made = run(config(["sw"]), engines())
+    before = made.frame("selected")
+    assert before["reasoning"].notna().any()
+    as_an_earlier_version_left_it(made)
+    made = run(config(["sw"]), engines())
+    assert set(made.stages) == {"select"}
+    assert made.frame("selected").equals(before.assign(reasoning=None))
+    wide = run(config(["sw", "ja"]), engines())
+    asked = wide.engine("t").generated
+    assert {prompt.language for prompt, _, _ in asked} == {"ja"}
+    selected = wide.frame("selected")
+    assert set(selected[selected["reasoning"].notna()]["language"]) == {"ja"}
 
 
 # What is asked again, and what is not

@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -450,6 +451,61 @@ def test_a_look_at_the_lock_does_not_keep_a_driver_out(store: Store) -> None:
             assert store.is_held()
 
 
+def write_plainly(store: Store, path: str, table: pa.Table) -> str:
+    """A file whose columns nobody has checked, as another version may have written it."""
+    store.path(path).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, store.path(path))
+    return path
+
+
+def candidates(count: int) -> pa.Table:
+    usual = {"sample": 0, "sampling": 0, "completion": "x", "finish_reason": "stop", "seed": 1}
+    counts = {"prompt_tokens": 1, "completion_tokens": 1, "reasoning": "hm"}
+    rows = [{**usual, **counts, "prompt_id": f"{number:032x}"} for number in range(count)]
+    return pa.Table.from_pylist(rows, SCHEMAS["candidates"])
+
+
+def test_a_nullable_column_that_an_earlier_version_did_not_have_is_null(store: Store) -> None:
+    whole = candidates(3)
+    path = "candidates/a-f/00000.k.parquet"
+    write_plainly(store, path, whole.drop_columns(["reasoning", "error"]))
+    found = store.read(path).table
+    assert found.schema.equals(SCHEMAS["candidates"])
+    assert found["reasoning"].to_pylist() == [None] * 3
+    assert found.drop_columns(["reasoning"]).equals(whole.drop_columns(["reasoning"]))
+    found.validate(full=True)
+    some = store.read(path, columns=["seed", "reasoning", "prompt_id", "sample"]).table
+    assert some.column_names == ["seed", "reasoning", "prompt_id", "sample"]
+    some = store.read(path, columns=["reasoning", "prompt_id"]).table
+    assert some.column_names == ["reasoning", "prompt_id"]
+    assert some["reasoning"].null_count == 3
+    assert store.read(path, columns=["prompt_id"]).table.column_names == ["prompt_id"]
+    write_plainly(store, path, whole.drop_columns(["reasoning"]).slice(0, 0))
+    assert store.read(path).table.schema.equals(SCHEMAS["candidates"])
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        candidates(2).drop_columns(["seed"]),
+        candidates(2).drop_columns(["prompt_id", "reasoning"]),
+        candidates(2).append_column("more", pa.array([1, 2])),
+        candidates(2).rename_columns({"reasoning": "thoughts"}),
+        candidates(2).set_column(4, "reasoning", pa.array([1, 2])),
+        candidates(2).select([1, 0, *range(2, 10)]),
+        scores(2),
+    ],
+    ids=["seed", "prompt_id", "more", "renamed", "type", "order", "other kind"],
+)
+def test_a_file_with_any_other_columns_is_refused_in_one_sentence(
+    store: Store, table: pa.Table
+) -> None:
+    path = write_plainly(store, "candidates/a-f/00000.k.parquet", table)
+    with pytest.raises(StoreError, match=r"a-f/00000\.k\.parquet .*candidates files") as error:
+        store.read(path)
+    assert "\n" not in str(error.value)
+
+
 def product(count: int, language: str = "de") -> pa.Table:
     row = {
         "prompt_id": "0" * 32,
@@ -458,6 +514,7 @@ def product(count: int, language: str = "de") -> pa.Table:
         "family": "germanic",
         "messages": [{"role": "user", "content": "\u00fc"}, {"role": "assistant", "content": "x"}],
         "completion": "x",
+        "reasoning": "hm",
         "teacher": "a",
         "model": None,
         "revision": None,
@@ -516,3 +573,19 @@ def test_datasets_reads_a_product_folder(folder: Path, tmp_path: Path, way: str)
 
 def test_pyarrow_reads_a_product_folder(folder: Path) -> None:
     assert pq.read_table(folder).num_rows == 5
+
+
+@pytest.mark.parametrize("older", ["00000", "00001"])
+def test_a_product_of_two_versions_is_read_together(store: Store, older: str) -> None:
+    folder = store.root / "selected/best-44"
+    for name, rows in {"00000": 3, "00001": 2}.items():
+        table, path = product(rows), f"selected/best-44/{name}.parquet"
+        if name == older:
+            write_plainly(store, path, table.drop_columns(["reasoning"]))
+        else:
+            store.publish(path, table, {})
+    assert len(pd.read_parquet(folder)) == 5
+    assert ds.dataset(folder).count_rows() == 5
+    whole = ds.dataset(folder, schema=SCHEMAS["selected"]).to_table()
+    assert whole["reasoning"].null_count == {"00000": 3, "00001": 2}[older]
+    assert set(pd.read_parquet(folder, schema=SCHEMAS["selected"])["reasoning"].dropna()) == {"hm"}
