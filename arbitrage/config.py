@@ -42,7 +42,8 @@ class Sampling(Block):
 
     Temperature 0 is greedy. Otherwise repetition_penalty and temperature come first, then
     transformers applies top_k, top_p and min_p, vLLM min_p, top_k and top_p: where min_p and top_p
-    are combined, vLLM keeps fewer tokens (`advice` says so for a pool that does both).
+    are combined, vLLM keeps fewer tokens (`advice` says so for a pool that does both). A stop
+    string ends what is made wherever it stands, in reasoning too.
     """
 
     n: int = Field(1, ge=1, le=1024)
@@ -121,6 +122,27 @@ class Served(Block):
         return self
 
 
+class Reasoning(Block):
+    """The texts between which a model reasons before it answers, `<think>` and `</think>` say.
+
+    What stands between them is kept beside the answer; `engines.reasoning` has the rule.
+    """
+
+    start: str = Field(min_length=1)
+    end: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _can_be_told_apart(self) -> Self:
+        if self.start != self.start.strip():
+            raise ValueError("drop the white space around `start:`; it is passed over anyway")
+        if self.end in self.start:
+            raise ValueError(
+                f"`end:` {self.end!r} stands in `start:` {self.start!r}, so that reasoning would "
+                "end where it begins; make them different"
+            )
+        return self
+
+
 class TeacherConfig(Served):
     """A model that answers, and for which languages it is asked."""
 
@@ -130,6 +152,9 @@ class TeacherConfig(Served):
         None, description="system prompt, where the prompt has none of its own"
     )
     chat_template: PerLanguage | None = Field(None, description="Jinja, instead of the model's own")
+    reasoning: Reasoning | None = Field(
+        None, description="its markers, where the model reasons and no server keeps that apart"
+    )
     sampling: tuple[Sampling, ...] = Field((Sampling(),), min_length=1)
 
     @field_validator("sampling", mode="before")

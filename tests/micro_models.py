@@ -33,16 +33,20 @@ ENCODERS = ("Bert", "XLMRoberta", "ModernBert")
 DECODERS_ALONE = ("num_key_value_heads", "head_dim", "tie_word_embeddings")
 
 
-def make_teacher(folder: Path, texts: Sequence[str], seed: int, **shape: int) -> Path:
-    """Saves a causal language model whose greedy answers vary and sometimes end by themselves."""
-    tokenizer = _save_tokenizer(folder, texts)
+def make_teacher(
+    folder: Path, texts: Sequence[str], seed: int, special: Sequence[str] = (), **shape: int
+) -> Path:
+    """Saves a causal language model whose greedy answers vary and sometimes end by themselves; it
+    makes the further special tokens as often."""
+    tokenizer = make_tokenizer(folder, texts, special)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(**_shape(tokenizer, **shape)))
     _enliven(model)
     with torch.no_grad():
         # A longer row is the largest logit more often: so answers end, at different lengths.
-        model.lm_head.weight[tokenizer.eos_token_id].mul_(1.5)
+        for token in (tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([*special])):
+            model.lm_head.weight[token].mul_(1.5)
         for token in (PAD, BOS, SYSTEM, USER, ASSISTANT):
             model.lm_head.weight[tokenizer.convert_tokens_to_ids(token)].zero_()
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id)
@@ -58,7 +62,7 @@ def make_arbiter(
     **shape: int,
 ) -> Path:
     """Saves a reward model of an architecture of transformers; its scores differ between texts."""
-    tokenizer = _save_tokenizer(folder, texts)
+    tokenizer = make_tokenizer(folder, texts)
     told = _shape(tokenizer, num_labels=num_labels, **shape)
     if kind in ENCODERS:
         told = {name: value for name, value in told.items() if name not in DECODERS_ALONE}
@@ -78,13 +82,14 @@ def _enliven(model: Any) -> None:
                 weight.mul_(25 if "embed" in name else 10)
 
 
-def _save_tokenizer(folder: Path, texts: Sequence[str]) -> Any:
+def make_tokenizer(folder: Path, texts: Sequence[str], special: Sequence[str] = ()) -> Any:
+    """Saves a byte-level tokenizer; `special` tokens are never in a text that it decodes."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL),
+        special_tokens=[*SPECIAL, *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -94,7 +99,7 @@ def _save_tokenizer(folder: Path, texts: Sequence[str]) -> Any:
         pad_token=PAD,
         bos_token=BOS,
         eos_token=EOS,
-        extra_special_tokens=[SYSTEM, USER, ASSISTANT],
+        extra_special_tokens=[SYSTEM, USER, ASSISTANT, *special],
         chat_template=CHAT_TEMPLATE,
         model_max_length=WINDOW,
     )

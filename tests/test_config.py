@@ -18,6 +18,7 @@ from arbitrage.blocks import Block
 from arbitrage.components import Components, Teacher, resolve
 from arbitrage.config import (
     GatesConfig,
+    Reasoning,
     Resources,
     RunConfig,
     Sampling,
@@ -70,6 +71,7 @@ teachers:
     languages: [pt-BR, deu, EN]
     system: {default: Answer., deu: Antworte.}
     chat_template: "{{ messages }}"
+    reasoning: {start: <think>, end: </think>}
     sampling:
       - {temperature: 0, max_tokens: 32}
       - {n: 3, temperature: 0.9, top_p: 0.95, top_k: 40, min_p: 0.05, repetition_penalty: 1.1,
@@ -157,6 +159,7 @@ def test_a_full_example_is_read_to_the_last_key(tmp_path: Path) -> None:
     assert big.system == {"default": "Answer.", "de": "Antworte."}
     assert [group.n for group in big.sampling] == [1, 3]
     assert big.sampling[1].stop == ("\n\n", "END")
+    assert big.reasoning == Reasoning(start="<think>", end="</think>")
     assert big.options == TransformersOptions(dtype="bfloat16", max_length=2048, device="cpu")
     held = Resources(replicas=2, cpus=4, gpus=0.5, memory_gb=12, batch_size=16)
     python = str(tmp_path / "env/bin/python")
@@ -185,6 +188,7 @@ def test_the_full_example_names_every_key_there_is() -> None:
     big, small = told["teachers"].values()
     check(RunConfig, told, "run")
     check(TeacherConfig, big, "teacher")
+    check(Reasoning, big["reasoning"], "reasoning")
     check(TransformersOptions, big["options"], "transformers")
     check(FakeOptions, small["options"], "fake")
     check(Resources, big["resources"], "resources")
@@ -484,6 +488,13 @@ BOUNDS = [
     ("teachers.a.sampling={max_tokens: 0}", "teachers.a.sampling.0.max_tokens", "0"),
     ("teachers.a.sampling={stop: ['']}", "teachers.a.sampling.0", "stop"),
     ("teachers.a.sampling={seed: -1}", "teachers.a.sampling.0.seed", "-1"),
+    ("teachers.a.reasoning={start: a}", "teachers.a.reasoning.end", "missing"),
+    ("teachers.a.reasoning={start: '', end: b}", "teachers.a.reasoning.start", "at least 1"),
+    ("teachers.a.reasoning={start: a, end: ''}", "teachers.a.reasoning.end", "at least 1"),
+    ("teachers.a.reasoning={start: ' a', end: b}", "teachers.a.reasoning", "white space"),
+    ("teachers.a.reasoning={start: a, end: a}", "teachers.a.reasoning", "make them different"),
+    ("teachers.a.reasoning={start: <a>, end: a>}", "teachers.a.reasoning", "make them different"),
+    ("teachers.a.reasoning={begin: a, end: b}", "teachers.a.reasoning", "unknown key"),
     ("teachers.a.resources.replicas=0", "teachers.a.resources.replicas", "0"),
     ("teachers.a.resources.gpus=-1", "teachers.a.resources.gpus", "-1"),
     ("teachers.a.resources.batch_size=0", "teachers.a.resources.batch_size", "0"),
@@ -701,6 +712,7 @@ def test_two_folders_of_one_model_are_twins(tmp_path: Path) -> None:
         {"sampling": {}},
         {"sampling": [{"n": 1, "temperature": 1.0}]},
         {"system": None},
+        {"reasoning": None},
         {"revision": None},
         {"trust_remote_code": False},
         {"options": {"skill": 0.5, "words": 12, "voice": "", "lie": "no"}},
@@ -737,6 +749,9 @@ RENAMING = [
     {"system": {"de": "Kurz."}},
     {"system": {"de": "Kurz.", "default": "Brief."}},
     {"chat_template": "{{ x }}"},
+    {"reasoning": {"start": "<a>", "end": "</a>"}},
+    {"reasoning": {"start": "<b>", "end": "</a>"}},
+    {"reasoning": {"start": "<a>", "end": "</b>"}},
     {"model": "org/one"},
     {"model": "org/two"},
     {"model": "org/one", "revision": "abc"},

@@ -165,13 +165,14 @@ def test_the_vllm_dialect_sends_every_parameter_even_at_its_default() -> None:
     assert plain["priority"] == 3
 
 
-def test_an_answer_becomes_a_completion_without_its_reasoning(
+def test_an_answer_becomes_a_completion_with_its_reasoning_apart(
     truth: dict[str, Completion],
 ) -> None:
     for text, answer in truth.items():
         assert answer.finish_reason == "stop"
         assert answer.text.startswith("answer ")
         assert "hm" not in answer.text
+        assert answer.reasoning == "hm"
         assert answer.prompt_tokens == len(json.dumps(prompt_of(text).messages).split())
         assert answer.completion_tokens == 3
 
@@ -279,6 +280,87 @@ def changed(answer: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         else:
             answer[key] = value
     return answer
+
+
+THINK = {"start": "<think>", "end": "</think>"}
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "wanted"),
+    [
+        ({"content": "4", "reasoning_content": "2+2"}, "stop", ("4", "2+2")),
+        ({"content": "4", "reasoning": "2+2"}, "stop", ("4", "2+2")),
+        ({"content": "4", "reasoning": "2+2", "reasoning_content": None}, "stop", ("4", "2+2")),
+        ({"content": "4", "reasoning": "", "reasoning_content": ""}, "stop", ("4", None)),
+        ({"content": "4", "reasoning": {"effort": "high"}}, "stop", ("4", None)),
+        ({"content": "4"}, "stop", ("4", None)),
+        ({"content": None, "reasoning": "2+"}, "length", ("", "2+")),
+        ({"content": None, "reasoning_content": "2+2"}, "stop", ("", "2+2")),
+        ({"content": "<think>a</think>b", "reasoning": "c"}, "stop", ("<think>a</think>b", "c")),
+        ({"content": "<think>a</think>b"}, "stop", ("<think>a</think>b", None)),
+    ],
+)
+def test_a_server_may_tell_reasoning_under_either_name(
+    message: dict[str, Any], reason: str, wanted: tuple[str, str | None]
+) -> None:
+    body = {"choices": [{"message": message, "finish_reason": reason}]}
+    with FaultServer(at_first("body", body)) as server, teacher_of(server.url) as engine:
+        ((answer,),) = ask(engine, ["one"])
+    assert (answer.text, answer.reasoning, answer.finish_reason) == (*wanted, reason)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"content": None}, "it has no text"),
+        ({"content": None, "reasoning": ""}, "it has no text"),
+        ({"content": 4, "reasoning": "a"}, "it has no text"),
+        ({"content": None, "reasoning": "a", "refusal": "no"}, "the model refuses: no"),
+        ({"content": "4", "reasoning": "half \ud83d"}, "half a character"),
+    ],
+)
+def test_reasoning_mends_no_other_fault(message: dict[str, Any], words: str) -> None:
+    body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    with FaultServer(at_first("body", body)) as server, teacher_of(server.url) as engine:
+        (error,) = ask(engine, ["one"])
+    assert isinstance(error, ItemError)
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ({"content": "<think>2+2</think>\n4"}, ("4", "2+2")),
+        ({"content": "2+2</think>\n4"}, ("4", "2+2")),
+        ({"content": "<think>2+"}, ("", "2+")),
+        ({"content": " 4"}, (" 4", None)),
+        ({"content": "<think>a</think>b", "reasoning": "c"}, ("<think>a</think>b", "c")),
+    ],
+)
+def test_markers_part_what_the_server_does_not(
+    message: dict[str, Any], wanted: tuple[str, str | None]
+) -> None:
+    body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    with (
+        FaultServer(at_first("body", body)) as server,
+        teacher_of(server.url, reasoning=THINK) as engine,
+    ):
+        ((answer,),) = ask(engine, ["one"])
+    assert (answer.text, answer.reasoning) == wanted
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [("{{ messages[0].content }}", ("4", None)), ("a<think>\n", ("", "4"))],
+)
+def test_a_template_of_the_config_may_open_the_reasoning(
+    template: str, wanted: tuple[str, str | None]
+) -> None:
+    body = {"choices": [{"text": "4", "finish_reason": "length"}]}
+    fields = {"options": {"api": "completions"}, "chat_template": template, "reasoning": THINK}
+    with FaultServer(at_first("body", body)) as server, teacher_of(server.url, **fields) as engine:
+        ((answer,),) = ask(engine, ["one"])
+    assert (answer.text, answer.reasoning, answer.finish_reason) == (*wanted, "length")
 
 
 # ---- what is tried again

@@ -361,6 +361,94 @@ def test_templates_by_language_and_templates_that_refuse(teacher_folder: Path) -
             asyncio.run(tokens("de", "system"))
 
 
+# ---- reasoning
+
+
+THINK = {"start": "<think>", "end": "</think>"}
+
+
+@pytest.fixture(scope="module")
+def thinker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher that makes the markers, which its tokenizer knows as special tokens."""
+    folder = tmp_path_factory.mktemp("thinker")
+    return make_teacher(folder, some_texts(100), seed=3, special=tuple(THINK.values()))
+
+
+def opening(folder: Path) -> str:
+    """The model's own template, with the start of reasoning after it."""
+    template = AutoTokenizer.from_pretrained(folder).chat_template
+    return f"{template}{{% if add_generation_prompt %}}<think>\n{{% endif %}}"
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_marker_tokens_part_the_reasoning_from_the_answer(
+    thinker_folder: Path, opened: bool
+) -> None:
+    texts = some_texts(60, seed=16)
+    fields = {"chat_template": opening(thinker_folder)} if opened else {}
+    with teacher_of(thinker_folder, **fields) as engine:
+        plain = [answers[0] for answers in ask(engine, texts, GREEDY)]
+    with teacher_of(thinker_folder, reasoning=THINK, **fields) as engine:
+        found = [answers[0] for answers in ask(engine, texts, GREEDY)]
+        start, end = (engine._tokenizer.convert_tokens_to_ids(text) for text in THINK.values())
+        seen = Counter[bool]()
+        for text, whole, answer in zip(texts, plain, found, strict=True):
+            assert answer == whole._replace(text=answer.text, reasoning=answer.reasoning)
+            made = greedy_tokens(engine, text)
+            begun = opened or end in made or (start in made and not decoded(engine, made, start))
+            seen[end in made] += 1
+            if not begun:
+                assert answer == whole
+                continue
+            before = decoded(engine, made, end)
+            if before.endswith("\ufffd"):  # half a character, which the next byte may complete
+                before = whole.text[: len(before)]
+            assert (answer.reasoning or "") == before.strip()
+            assert answer.text == whole.text[len(before) :].lstrip()
+    assert min(seen.values()) > 5, "some end their reasoning, and some do not"
+
+
+def greedy_tokens(engine: Any, text: str) -> list[int]:
+    """What the engine's model makes, up to the token that ends it, by plain `generate`."""
+    asked = engine._chat.ask(prompt_of(text).messages, engine._templates).tokens
+    whole = engine._model.generate(
+        torch.tensor([asked]),
+        attention_mask=torch.ones(1, len(asked)),
+        do_sample=False,
+        max_new_tokens=GREEDY.max_tokens,
+        eos_token_id=engine._tokenizer.eos_token_id,
+    )
+    found: list[int] = whole[0, len(asked) :].tolist()
+    return found
+
+
+def decoded(engine: Any, made: list[int], until: int) -> str:
+    """What stands before a token, or all."""
+    before = made[: made.index(until)] if until in made else made
+    return str(engine._tokenizer.decode(before, skip_special_tokens=True))
+
+
+@pytest.mark.parametrize("stop", [(), ("o", "se")])
+def test_markers_in_plain_text_part_it_too(
+    teacher_folder: Path, teacher: Any, stop: tuple[str, ...]
+) -> None:
+    texts = some_texts(40, seed=17)
+    sampling = GREEDY.model_copy(update={"stop": stop})
+    plain = [answers[0] for answers in ask(teacher, texts, sampling)]
+    letters = Counter(letter for answer in plain for letter in set(answer.text))
+    end = next(x for x, _ in letters.most_common() if x in string.ascii_letters and x not in stop)
+    with teacher_of(teacher_folder, reasoning={"start": "<", "end": end}) as engine:
+        found = [answers[0] for answers in ask(engine, texts, sampling)]
+    for whole, answer in zip(plain, found, strict=True):
+        before, ended, after = whole.text.partition(end)
+        if not ended and not whole.text.strip().startswith("<"):
+            assert answer == whole
+            continue
+        thought = before.strip().removeprefix("<").strip() or None
+        assert answer == whole._replace(text=after.lstrip(), reasoning=thought)
+    assert sum(answer.reasoning is not None for answer in found) > 5
+
+
 # ---- the sampler
 
 

@@ -163,6 +163,29 @@ def test_stop_strings_cut_and_end_alike(teacher: Any, plain: Any) -> None:
 
 
 @needs_vllm
+def test_reasoning_is_parted_alike(tmp_path: Path) -> None:
+    """Markers that are special tokens, with the prompt opening them or not, and stop strings."""
+    from micro_models import make_teacher
+
+    markers = {"start": "<think>", "end": "</think>"}
+    folder = make_teacher(tmp_path / "m", some_texts(100), 7, [*markers.values()], **HEADS)
+    with teacher_of(folder, "transformers") as engine:
+        template = engine._tokenizer.chat_template
+    texts = list(dict.fromkeys(some_texts(60, seed=13)))
+    stopped = GREEDY.model_copy(update={"stop": ("e", "ti")})
+    for more in ("", "{% if add_generation_prompt %}<think>\n{% endif %}"):
+        fields = {"reasoning": markers, "chat_template": template + more}
+        with teacher_of(folder, **fields) as engine:
+            found = [ask(engine, texts, sampling) for sampling in (GREEDY, stopped)]
+        with teacher_of(folder, "transformers", **fields) as engine:
+            wanted = [ask(engine, texts, sampling) for sampling in (GREEDY, stopped)]
+        for one, two, what in zip(found, wanted, ("reasoning", "and stop strings"), strict=True):
+            assert share(one, two, f"{what}, opened {bool(more)}") >= 0.98
+            both = [bool(made.reasoning and made.text) for (made,) in one]
+            assert share(both, [True] * len(one), "with reasoning and an answer") > 0.1
+
+
+@needs_vllm
 def test_counts_and_reasons(teacher: Any) -> None:
     found = [answers[0] for answers in ask(teacher, some_texts(80, seed=6), GREEDY)]
     assert {answer.finish_reason for answer in found} == {"stop", "length"}

@@ -9,25 +9,51 @@ of them. Nothing is ever cut to fit.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 
+from arbitrage.engines.reasoning import Parts, opens, parted
 from arbitrage.errors import EngineError, ItemError
 from arbitrage.records import Completion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from arbitrage.config import Reasoning
     from arbitrage.records import Message, Prompt
+
+_STAND_INS = ("\ud800", "\ud801")
+"""For marker tokens that no text shows; no decoded text holds half a character."""
+
+
+class _Marker(NamedTuple):
+    """What to look for in a text; `token` is the id of a marker that decoding leaves out."""
+
+    text: str
+    token: int | None
+
+
+class Asked(NamedTuple):
+    """A conversation whose answer comes next; `opened` where its reasoning has begun already."""
+
+    tokens: list[int]
+    opened: bool
 
 
 class Chat:
-    """A tokenizer of transformers; `name` is the model's, for messages."""
+    """A tokenizer of transformers; `name` is the model's, for messages.
 
-    def __init__(self, tokenizer: Any, name: str) -> None:
+    A marker of `reasoning` that is a special token, which no text shows, is that token alone and
+    found by its id; any other one is found in the text.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, reasoning: Reasoning | None = None) -> None:
         self.tokenizer = tokenizer
         self._name = name
+        self._reasoning = reasoning
+        if reasoning is not None:
+            self._markers = [*map(self._marker, (reasoning.start, reasoning.end), _STAND_INS)]
 
     def check_templates(self, templates: Sequence[str | None]) -> None:
         """None stands for the model's own. Raises EngineError."""
@@ -46,8 +72,20 @@ class Chat:
 
         Raises ItemError where the template refuses, EngineError where it is no template.
         """
+        return self._encode(messages, template, answer_next=answer_next)[1]
+
+    def ask(self, messages: Sequence[Message], template: str | None) -> Asked:
+        """What a model is to go on with. Raises as `encode` does."""
+        text, tokens = self._encode(messages, template, answer_next=True)
+        opened = self._reasoning is not None and opens(text, self._reasoning.start)
+        return Asked(tokens, opened)
+
+    def _encode(
+        self, messages: Sequence[Message], template: str | None, *, answer_next: bool
+    ) -> tuple[str, list[int]]:
+        """A conversation as the template writes it, and as tokens."""
         try:
-            text = self.tokenizer.apply_chat_template(
+            text: str = self.tokenizer.apply_chat_template(
                 messages,
                 chat_template=template,
                 tokenize=False,
@@ -60,7 +98,7 @@ class Chat:
             raise ItemError(f"the chat template refuses the conversation: {error}") from error
         if not tokens:
             raise ItemError("the chat template makes nothing of the conversation")
-        return tokens
+        return text, tokens
 
     def encode_answered(
         self, prompt: Prompt, completion: str, template: str | None, window: int | None
@@ -77,14 +115,40 @@ class Chat:
         return str(self.tokenizer.decode(tokens, **options))
 
     def completion(
-        self, prompt_tokens: int, made: Sequence[int], ends: set[int], stop: Sequence[str]
+        self, asked: Asked, made: Sequence[int], ends: set[int], stop: Sequence[str]
     ) -> Completion:
-        """What was made, cut where one of the ends or a stop string ended it."""
+        """What was made, cut where one of the ends or a stop string ended it, and then parted."""
         end = next((at for at, token in enumerate(made, 1) if token in ends), None)
-        text = self.text(made[:end])
+        kept = list(made[:end])
+        text = self.text(kept)
         cut = min((at for at in map(text.find, stop) if at >= 0), default=None)
         reason = "length" if end is None and cut is None else "stop"
-        return Completion(text[:cut], reason, prompt_tokens, len(made[:end]))
+        reasoning, answer = self._parted(kept, text[:cut], opened=asked.opened)
+        return Completion(answer, reason, len(asked.tokens), len(kept), reasoning)
+
+    def _parted(self, tokens: list[int], text: str, *, opened: bool) -> Parts:
+        """Parts a text that is all that `tokens` say, or the start of it."""
+        if self._reasoning is None:
+            return Parts(None, text)
+        (start, start_token), (end, end_token) = self._markers
+        at = self._place(start_token, tokens, text)
+        opened |= at is not None and not text[:at].strip()
+        at = self._place(end_token, tokens, text)
+        if at is not None:
+            text = text[:at] + end + text[at:]
+        return parted(text, start, end, opened=opened)
+
+    def _place(self, marker: int | None, tokens: list[int], text: str) -> int | None:
+        """How many characters of the text stand before the first such token, if it is in there."""
+        if marker is None or marker not in tokens:
+            return None
+        at = len(self.text(tokens[: tokens.index(marker)]))
+        return at if at <= len(text) else None
+
+    def _marker(self, text: str, stand_in: str) -> _Marker:
+        token: int | None = self.tokenizer.get_vocab().get(text)
+        unseen = token is not None and not self.text([token])
+        return _Marker(stand_in, token) if unseen else _Marker(text, None)
 
 
 def require_room(tokens: int, window: int | None, what: str) -> None:

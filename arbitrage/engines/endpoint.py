@@ -8,7 +8,9 @@ The model's name is the identity; the server's address is none, as the same mode
 server may change silently (other weights, another default) is in `provenance()` as far as it says.
 With `server: vllm` every sampling parameter is sent, those at their default too, for the server
 would fill them from the model's generation_config.json; it applies temperature, min_p, then top_k
-and top_p. A model's reasoning, where the server keeps it apart, is not part of the answer.
+and top_p. A model's reasoning is kept beside the answer, where the server tells it apart or the
+teacher's `reasoning:` does. Markers that are special tokens are in no server's text unless it is
+told to leave them in: vLLM by `extra_body: {skip_special_tokens: false}`.
 
     teachers:
       hosted:
@@ -35,6 +37,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from arbitrage.config import Sampling, for_language
 from arbitrage.engines.client import Again, Client
+from arbitrage.engines.reasoning import opens, parted
 from arbitrage.errors import EngineError, ItemError
 from arbitrage.records import Completion
 from arbitrage.usage import Usage, note
@@ -145,13 +148,16 @@ class _Endpoint:
             raise Again(f"the server broke off ({told})")
         if reason is None:
             raise ItemError(f"the answer ended by {self._client.told(str(told))}")
+        reasoning, refusal = _reasoning_in(message), message.get("refusal")
+        if text is None and reasoning and not refusal:
+            text = ""  # it ended before there was an answer
         if not isinstance(text, str):
-            refusal = message.get("refusal")
             why = f"the model refuses: {refusal}" if isinstance(refusal, str) else "it has no text"
             raise ItemError(f"{self._client.told(why)} (ended by {told})")
         spent = _spent(answer, *_BOTH)
         self._note(answer, spent)
-        return Completion(_storable(text), reason, spent.prompt_tokens, spent.completion_tokens)
+        counts = (spent.prompt_tokens, spent.completion_tokens)
+        return Completion(_storable(text), reason, *counts, reasoning)
 
     def _note(self, answer: Any, spent: Usage) -> None:
         name = answer.get("model")
@@ -168,6 +174,7 @@ class EndpointGenerator(_Endpoint):
         super().__init__(teacher.config)
         self._templates: dict[str, jinja2.Template] = {}
         self._template_of = teacher.config.chat_template
+        self._reasoning = teacher.config.reasoning
         if self._options.api == "completions":
             for code in teacher.languages:
                 source = self._source(code)
@@ -195,9 +202,15 @@ class EndpointGenerator(_Endpoint):
         self, api: str, asked: Mapping[str, Any], sampling: Sampling, seed: int
     ) -> Completion | ItemError:
         try:
-            return await self._complete(api, asked, sampling, seed)
+            made = await self._complete(api, asked, sampling, seed)
         except ItemError as error:
             return error
+        markers = self._reasoning
+        if markers is None or made.reasoning is not None:
+            return made
+        opened = opens(asked.get("prompt", ""), markers.start)
+        reasoning, answer = parted(made.text, markers.start, markers.end, opened=opened)
+        return made._replace(text=answer, reasoning=reasoning)
 
     def _asked(self, prompt: Prompt) -> dict[str, Any]:
         if self._options.api == "chat":
@@ -338,6 +351,12 @@ def _work_of(completion: Completion) -> int:
 def _no_work(score: float) -> int:
     del score
     return _OVERHEAD_TOKENS
+
+
+def _reasoning_in(message: Mapping[str, Any]) -> str | None:
+    """What the model wrote before its answer, under either of the names in use; none if nothing."""
+    told = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    return next((_storable(text) for text in told if isinstance(text, str) and text), None)
 
 
 def _storable(text: str) -> str:

@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from arbitrage.config import for_language
-from arbitrage.engines.chat import Chat, require_room, token_ids
+from arbitrage.engines.chat import Asked, Chat, require_room, token_ids
 from arbitrage.engines.microbatch import MicroBatcher, padded_length
 from arbitrage.errors import EngineError, ItemError
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from arbitrage.components import Arbiter, Teacher
-    from arbitrage.config import Sampling, Served
+    from arbitrage.config import Reasoning, Sampling, Served
     from arbitrage.options import TransformersOptions
     from arbitrage.records import Completion, Prompt
 
@@ -60,12 +60,12 @@ class _Engine:
 
     _batcher: MicroBatcher[Any, Any, Any]
 
-    def __init__(self, config: Served, auto_class: Any) -> None:
+    def __init__(self, config: Served, auto_class: Any, reasoning: Reasoning | None = None) -> None:
         options = cast("TransformersOptions", config.options)
         _be_quiet()
         self._name = str(config.model)
         self._tokenizer, self._model = _load(config, auto_class, options)
-        self._chat = Chat(self._tokenizer, self._name)
+        self._chat = Chat(self._tokenizer, self._name, reasoning)
         self._device: torch.device = self._model.device
         self._text_config = self._model.config.get_text_config()
         self._window = options.max_length or _own_window(self._text_config)
@@ -112,7 +112,7 @@ class _Engine:
 
 
 class _Row(NamedTuple):
-    tokens: list[int]
+    asked: Asked
     seed: int
 
 
@@ -120,8 +120,9 @@ class TransformersGenerator(_Engine):
     """Answers prompts with a causal language model."""
 
     def __init__(self, teacher: Teacher) -> None:
-        super().__init__(teacher.config, transformers.AutoModelForCausalLM)
-        self._templates = teacher.config.chat_template
+        config = teacher.config
+        super().__init__(config, transformers.AutoModelForCausalLM, config.reasoning)
+        self._templates = config.chat_template
         languages = teacher.languages
         self._chat.check_templates([for_language(self._templates, code) for code in languages])
         own, tokenizer = self._model.generation_config, self._tokenizer
@@ -137,13 +138,13 @@ class TransformersGenerator(_Engine):
     ) -> list[Completion]:
         """One completion for each seed; `completion_tokens` counts the ending token too."""
         template = for_language(self._templates, prompt.language)
-        tokens = self._chat.encode(prompt.messages, template, answer_next=True)
-        budget = sampling.max_tokens
-        what = f"{len(tokens)} prompt tokens and max_tokens {budget}"
-        require_room(len(tokens) + budget, self._window, what)
+        asked = self._chat.ask(prompt.messages, template)
+        count, budget = len(asked.tokens), sampling.max_tokens
+        what = f"{count} prompt tokens and max_tokens {budget}"
+        require_room(count + budget, self._window, what)
         like = sampling.model_copy(update={"n": 1, "seed": None})
-        group = (padded_length(len(tokens), self._window), like)
-        rows = (self._batcher.submit(group, _Row(tokens, seed)) for seed in seeds)
+        group = (padded_length(count, self._window), like)
+        rows = (self._batcher.submit(group, _Row(asked, seed)) for seed in seeds)
         return list(await asyncio.gather(*rows))
 
     def _answer(
@@ -151,7 +152,7 @@ class TransformersGenerator(_Engine):
     ) -> list[Completion | Exception]:
         length, sampling = group
         filled = self._filled(rows)
-        prompts, seeds = [row.tokens for row in filled], [row.seed for row in filled]
+        prompts, seeds = [row.asked.tokens for row in filled], [row.seed for row in filled]
         # Padding is masked, but the repetition penalty sees it: so it is a token of the row.
         inputs = self._tensors(prompts, length, [row[0] for row in prompts], left=True)
         spare = torch.arange(self._rows, device=self._device) >= len(rows)
@@ -170,7 +171,7 @@ class TransformersGenerator(_Engine):
         return [
             ItemError("the model gave a logit that is no number")
             if broken
-            else self._chat.completion(len(row.tokens), made[:at], self._ends, sampling.stop)
+            else self._chat.completion(row.asked, made[:at], self._ends, sampling.stop)
             for row, made, at, broken in zip(
                 rows, whole[:, length:].tolist(), ending.at, choice.broken.tolist(), strict=False
             )

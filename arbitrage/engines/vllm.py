@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from arbitrage.config import for_language
 from arbitrage.engines import vllm_arguments as arguments
 from arbitrage.engines import vllm_worker
-from arbitrage.engines.chat import Chat, require_room, token_ids
+from arbitrage.engines.chat import Asked, Chat, require_room, token_ids
 from arbitrage.engines.stepper import Stepper
 from arbitrage.errors import EngineError, EngineLostError, ItemError
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from arbitrage.components import Arbiter, Teacher
-    from arbitrage.config import Sampling, Served
+    from arbitrage.config import Reasoning, Sampling, Served
     from arbitrage.options import VllmOptions
     from arbitrage.records import Completion, Prompt
 
@@ -181,7 +181,7 @@ class _Separate:
 class _Engine:
     """A loaded model with its tokenizer, and what both uses of one share."""
 
-    def __init__(self, config: Served, *, scores: bool) -> None:
+    def __init__(self, config: Served, *, scores: bool, reasoning: Reasoning | None = None) -> None:
         options = cast("VllmOptions", config.options)
         self._name = str(config.model)
         self._on_cpu = current_platform.is_cpu()
@@ -197,7 +197,7 @@ class _Engine:
             self._generation = try_get_generation_config(self._name, **origin)
         except Exception as error:
             raise self._cannot_load(error) from error
-        self._chat = Chat(tokenizer, self._name)
+        self._chat = Chat(tokenizer, self._name, reasoning)
         self._start(config, options, scores=scores)
 
     def _start(self, config: Served, options: VllmOptions, *, scores: bool) -> None:
@@ -257,7 +257,7 @@ class VllmGenerator(_Engine):
     """Answers prompts with a causal language model."""
 
     def __init__(self, teacher: Teacher) -> None:
-        super().__init__(teacher.config, scores=False)
+        super().__init__(teacher.config, scores=False, reasoning=teacher.config.reasoning)
         self._templates = teacher.config.chat_template
         languages = teacher.languages
         own = token_ids(getattr(self._generation, "eos_token_id", None))
@@ -275,21 +275,21 @@ class VllmGenerator(_Engine):
     ) -> list[Completion]:
         """One completion for each seed; `completion_tokens` counts the ending token too."""
         template = for_language(self._templates, prompt.language)
-        tokens = self._chat.encode(prompt.messages, template, answer_next=True)
-        budget = sampling.max_tokens
-        what = f"{len(tokens)} prompt tokens and max_tokens {budget}"
-        require_room(len(tokens) + budget, self._window, what)
-        answers = (self._complete(tokens, sampling, seed) for seed in seeds)
+        asked = self._chat.ask(prompt.messages, template)
+        count, budget = len(asked.tokens), sampling.max_tokens
+        what = f"{count} prompt tokens and max_tokens {budget}"
+        require_room(count + budget, self._window, what)
+        answers = (self._complete(asked, sampling, seed) for seed in seeds)
         return list(await asyncio.gather(*answers))
 
-    async def _complete(self, tokens: list[int], sampling: Sampling, seed: int) -> Completion:
+    async def _complete(self, asked: Asked, sampling: Sampling, seed: int) -> Completion:
         told = arguments.of_sampling(sampling, seed, self._ends)
         kind = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
-        done = await self._ask(tokens, vllm.SamplingParams(**told, output_kind=kind))
+        done = await self._ask(asked.tokens, vllm.SamplingParams(**told, output_kind=kind))
         made = done.outputs[0]
         if made.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a request with {made.finish_reason!r}")
-        return self._chat.completion(len(tokens), made.token_ids, self._ends, sampling.stop)
+        return self._chat.completion(asked, made.token_ids, self._ends, sampling.stop)
 
 
 class VllmScorer(_Engine):
