@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PLUS_MINUS = "\u00b1"
 SHOWN_SOURCES = 5
+SHOWN_REASONING = 300
 KEPT = "\n\t\u200c\u200d\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 LEGEND = (
     "alone: mean reward of the language's best single teacher; gain: what choosing per prompt adds "
@@ -249,10 +250,19 @@ def of_prompt(found: Shown) -> Group:
         told += [f"fails {', '.join(row['gates'])}"] if row["gates"] else []
         told += [row["error"]] if row["error"] else []
         parts += [Text(), harmless("  ".join(told), "green" if mine else "bold")]
+        parts += [_reasoning(row["reasoning"])] if row["reasoning"] else []
         parts += [harmless(row["completion"])] if row["completion"] else []
     if found.quarantined:
         parts += [Text(), harmless(f"quarantined: {found.quarantined}", "red")]
     return Group(*parts)
+
+
+def _reasoning(text: str) -> Text:
+    """Its start, each line marked, so that nothing in it can be taken for the answer."""
+    left = len(text) - SHOWN_REASONING
+    more = f" ... and {left:,} more characters" if left > 0 else ""
+    lines = f"reasoning: {text[:SHOWN_REASONING]}{more}".split("\n")
+    return harmless("\n".join(f"| {line}" for line in lines), "dim")
 
 
 def harmless(text: str, style: str = "") -> Text:

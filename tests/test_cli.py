@@ -418,6 +418,7 @@ def candidate(**changes: Any) -> dict[str, Any]:
         "finish_reason": "stop",
         "completion_tokens": 3,
         "completion": "fine",
+        "reasoning": None,
     }
     return told | changes
 
@@ -453,7 +454,27 @@ def test_a_prompt_is_shown_with_every_candidate_and_the_chosen_one_marked() -> N
     assert output.count("* ") == 1
 
 
-@pytest.mark.parametrize("place", ["user_id", "content", "completion", "error", "quarantined"])
+def test_reasoning_is_shown_shortened_and_cannot_pass_for_the_answer() -> None:
+    long = "hm\nfine\n* b #1  " + "x" * 1000
+    rows = [
+        candidate(reasoning="is it?\n\nfine", completion="It is.\nYes."),
+        candidate(sample=1, reasoning=long, completion="", gates=["empty"]),
+    ]
+    text = tables.of_prompt(prompt_of(candidates=rows))
+    lines = shown(text, width=2000).splitlines()
+    at = lines.index("| reasoning: is it?")
+    assert lines[at + 1 : at + 5] == ["| ", "| fine", "It is.", "Yes."]
+    assert "".join(lines).count("x") == tables.SHOWN_REASONING - len(long.rstrip("x"))
+    assert lines[-1].endswith(f"x ... and {len(long) - tables.SHOWN_REASONING:,} more characters")
+    assert "| * b #1" in next(line for line in lines if "b #1" in line)
+    dim = [part.plain for part in text.renderables if str(getattr(part, "style", "")) == "dim"]
+    assert len(dim) == 2
+    assert all(line.startswith("| ") for part in dim for line in part.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "place", ["user_id", "content", "completion", "reasoning", "error", "quarantined"]
+)
 def test_hostile_text_is_harmless_wherever_it_is_shown(place: str) -> None:
     evil = "\x1b[2J\x07[red]x[/red] \u202e"
     found = prompt_of(quarantined=evil if place == "quarantined" else None)
