@@ -43,6 +43,7 @@ FAMILIES = ("engines", "routers")
 
 HELPERS = {
     "engines.chat": "templates and tokens, for every engine that holds a tokenizer",
+    "engines.template": "the same for engines without one",
     "engines.reasoning": "the one rule that parts reasoning from answer",
     "engines.microbatch": "batching that every engine without its own scheduler shares",
     "engines.stepper": "the thread of an engine that is stepped",

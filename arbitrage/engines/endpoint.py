@@ -30,20 +30,20 @@ import asyncio
 import json
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn, cast
-
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any, cast
 
 from arbitrage.config import Sampling, for_language
 from arbitrage.engines.client import Again, Client
 from arbitrage.engines.reasoning import opens, parted
+from arbitrage.engines.template import compiled, rendered
 from arbitrage.errors import EngineError, ItemError
 from arbitrage.records import Completion
 from arbitrage.usage import Usage, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    import jinja2
 
     from arbitrage.components import Arbiter, Teacher
     from arbitrage.config import Served
@@ -178,7 +178,7 @@ class EndpointGenerator(_Endpoint):
         if self._options.api == "completions":
             for code in teacher.languages:
                 source = self._source(code)
-                self._templates.setdefault(source, _compiled(source))
+                self._templates.setdefault(source, compiled(source))
 
     def _source(self, language: str) -> str:
         source = for_language(self._template_of, language)
@@ -216,7 +216,7 @@ class EndpointGenerator(_Endpoint):
         if self._options.api == "chat":
             return {"messages": prompt.messages}
         template = self._templates[self._source(prompt.language)]
-        text = _rendered(template, prompt.messages, answer_next=True)
+        text = rendered(template, prompt.messages, answer_next=True)
         whole = {"add_special_tokens": False} if self._options.server == "vllm" else {}
         return {"prompt": text, **whole}
 
@@ -227,7 +227,7 @@ class EndpointScorer(_Endpoint):
     def __init__(self, arbiter: Arbiter) -> None:
         super().__init__(arbiter.config)
         source = arbiter.config.chat_template
-        self._template = _compiled(source) if source else None
+        self._template = compiled(source) if source else None
         kinds = {"classify": self._classify, "score": self._match, "judge": self._judge}
         self._score = kinds[self._options.score_api or "classify"]
 
@@ -240,7 +240,7 @@ class EndpointScorer(_Endpoint):
         turns: list[Message] = [*prompt.messages, {"role": "assistant", "content": completion}]
         asked: dict[str, Any] = {"messages": turns, "add_generation_prompt": False}
         if self._template is not None:
-            asked = {"input": _rendered(self._template, turns, answer_next=False)}
+            asked = {"input": rendered(self._template, turns, answer_next=False)}
         body = self._body(**asked, add_special_tokens=False, use_activation=False)
         return await self._client.post("/classify", body, self._class_score, _no_work)
 
@@ -261,7 +261,7 @@ class EndpointScorer(_Endpoint):
         way: a reward model with a chat template wants `classify`. The first text is what
         `chat_template` makes of the prompt, or else its turns with a blank line between."""
         if self._template is not None:
-            asked = _rendered(self._template, prompt.messages, answer_next=False)
+            asked = rendered(self._template, prompt.messages, answer_next=False)
         else:
             asked = "\n\n".join(turn["content"] for turn in prompt.messages)
         body = self._body(text_1=asked, text_2=completion, use_activation=False)
@@ -365,45 +365,4 @@ def _storable(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise ItemError("the answer holds half a character") from None
-    return text
-
-
-class _Unknown(jinja2.Undefined):
-    """May be asked for, never printed: a name that nobody gives would vanish silently."""
-
-    __str__ = jinja2.Undefined._fail_with_undefined_error
-
-
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _compiled(source: str) -> jinja2.Template:
-    """A chat template as transformers reads it; only the conversation is given to it."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=_Unknown,
-        extensions=["jinja2.ext.loopcontrols"],
-    )
-    environment.globals["raise_exception"] = _refuse
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    try:
-        template = environment.from_string(source)
-        _rendered(template, [{"role": "user", "content": "a"}], answer_next=True)
-    except jinja2.TemplateSyntaxError as error:
-        raise EngineError(f"`chat_template:` is no Jinja: {error}") from error
-    except ItemError as error:  # it may want other messages than this one
-        if isinstance(error.__cause__, jinja2.UndefinedError):
-            raise EngineError(f"`chat_template:` cannot be used: {error.__cause__}") from error
-    return template
-
-
-def _rendered(template: jinja2.Template, messages: Sequence[Message], *, answer_next: bool) -> str:
-    try:
-        text = template.render(messages=messages, add_generation_prompt=answer_next)
-    except Exception as error:  # a template raises whatever it likes
-        raise ItemError(f"the chat template refuses the conversation: {error}") from error
-    if not text:
-        raise ItemError("the chat template makes nothing of the conversation")
     return text
