@@ -1,6 +1,6 @@
-"""The command line. Exit codes: 0 complete; 1 something failed; 2 wrong usage, nothing written;
-3 complete but rows are in quarantine (with --strict-ledger); 75 stopped on request or because the
-budget is spent, resumable.
+"""The command line. Exit codes: 0 complete; 1 something failed, or nothing could be selected;
+2 wrong usage, nothing written; 3 complete but rows are in quarantine (with --strict-ledger); 75
+stopped on request or because the budget is spent, resumable.
 """
 
 from __future__ import annotations
@@ -174,6 +174,13 @@ def _exit_for(summary: Summary, *, strict_ledger: bool) -> None:
         )
     if summary.ledger.unfinished:
         raise ArbitrageError(f"{summary.ledger.unfinished} prompts are unfinished; run again")
+    if summary.ledger.prompts and not summary.ledger.selected:
+        why = ", ".join(f"{reason} {n:,}" for reason, n in summary.ledger.quarantined.items())
+        raise ArbitrageError(
+            f"none of {summary.ledger.prompts:,} prompts has an answer that could be selected "
+            f"({why}); see one with `arbitrage show`, mend the teachers, the Arbiter or `gates:`, "
+            "and run again"
+        )
     if strict_ledger and summary.ledger.lost:
         raise typer.Exit(3)
 

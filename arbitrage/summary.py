@@ -91,8 +91,9 @@ class Spending:
 class Summary:
     """Everything that the end of a run reports.
 
-    `budget` maps what is limited to (spent, limit); `held` counts the prompts of the shards that it
-    keeps from being complete.
+    `unusable`: teachers none of whose answers could be selected, once the run is complete. `budget`
+    maps what is limited to (spent, limit); `held` counts the prompts of the shards that it keeps
+    from being complete.
     """
 
     run: str
@@ -102,6 +103,7 @@ class Summary:
     ledger: Ledger
     gates: dict[str, dict[str, int]]
     errors: dict[str, int]
+    unusable: list[str]
     given_up: dict[str, str]
     stopped: bool
     spent: list[Spending] = field(default_factory=list)
@@ -152,14 +154,17 @@ def of_run(
     for path in files:
         tables.add(store.read(path, columns=COLUMNS).table)
     usages = paid(store, planner.listing)
+    ledger = _ledger(store, planner, files)
+    complete = not (given_up or stopped or ledger.unfinished)
     return Summary(
         run=str(store.root),
         product=str(store.path(folder)),
         languages=sorted(tables.languages.values(), key=lambda row: row.language),
         teachers=[teacher.name for teacher in components.teachers],
-        ledger=_ledger(store, planner, files),
+        ledger=ledger,
         gates={name: dict(counts) for name, counts in tables.gates.items()},
         errors=dict(tables.errors),
+        unusable=_unusable(components, planner, tables) if complete else [],
         given_up={f"{task.stage} {task.output}": why for task, why in given_up.items()},
         stopped=stopped,
         spent=_spending(components, usages),
@@ -186,6 +191,14 @@ def against(
     """(spent, limit) of everything that is limited."""
     spent = total_of(usages.values()).measured()
     return {name: (spent[name], limit) for name, limit in limits.items()}
+
+
+def _unusable(components: Components, planner: Planner, tables: _Tables) -> list[str]:
+    """A prompt with a usable answer is selected: so the product alone knows who gave one."""
+    folders = {path.rpartition("/")[0] for path in planner.listing.files}
+    asked = [t.name for t in components.teachers if planner.folder_of(t) in folders]
+    usable = {name for row in tables.languages.values() for name in row.teachers}
+    return [name for name in asked if name not in usable]
 
 
 def store_gates(store: Store) -> tuple[str, ...]:

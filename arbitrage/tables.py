@@ -48,6 +48,9 @@ def of_summary(summary: Summary) -> Group:
     for what, counts in _remarks(summary).items():
         told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         parts.append(Text(f"{what}: {told}"))
+    if summary.unusable:
+        told = ", ".join(summary.unusable)
+        parts.append(Text(f"no answer could be selected from: {told}", style="bold red"))
     if any(one.usage.requests for one in summary.spent):
         parts += [Text(), _spent(summary)]
     if summary.budget:

@@ -263,3 +263,19 @@ def test_more_than_the_machine_has_is_refused_with_a_sentence(
     result = cli("run", config)
     assert result.returncode == 2
     assert "64 GPUs" in result.stderr
+
+
+def test_a_run_that_could_select_nothing_fails_and_says_why(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 12)
+    mute = {"engine": "fake", "languages": "all", "options": {"empty": 1.0}}
+    config = write_config(tmp_path, {**POOL, "teachers": {"mute": mute}})
+    for _ in range(2):  # the second has nothing to do, and is no success either
+        result = cli("run", config)
+        assert result.returncode == 1
+        assert "12 prompts = 0 selected + 12 quarantined" in result.stdout
+        assert "no answer could be selected from: mute" in result.stdout
+        assert "none of 12 prompts has an answer that could be selected (gates 12)" in result.stderr
+    teachers = {"mute": mute, "sound": {"engine": "fake", "languages": "all"}}
+    result = cli("run", write_config(tmp_path, {**POOL, "teachers": teachers}))
+    assert result.returncode == 0, result.stderr
+    assert "no answer could be selected from: mute" in result.stdout

@@ -373,3 +373,22 @@ def test_candidates_with_an_error_are_counted_by_teacher(tmp_path: Path) -> None
     assert f"candidates with an error on selected prompts: frail {count}" in "\n".join(
         shown(summed_up(made), 200)
     )
+
+
+def test_a_teacher_none_of_whose_answers_could_be_selected_is_named(tmp_path: Path) -> None:
+    """Also where it alone was asked, so that nothing of it is in the product."""
+    write_prompts(tmp_path / "prompts.jsonl", numbered_prompts(30))
+    empty = {"options": {"empty": 1.0, "voice": "e"}}
+    pool = {"sound": fake(0.5, ["de", "sw"]), "mute": fake(0.6, ["sw", "ja"], **empty)}
+    made = run(make_config(tmp_path, pool))
+    told = summed_up(made)
+    assert told.unusable == ["mute"]
+    assert told.ledger.selected == told.ledger.prompts - 10
+    assert "no answer could be selected from: mute" in shown(told, 200)
+    assert summed_up(made, stopped=True).unusable == []
+
+
+def test_it_is_not_said_of_a_teacher_whose_prompts_are_unfinished(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", numbered_prompts(10))
+    pool = {"sound": fake(0.6), "liar": fake(0.5, options={"lie": "drop"})}
+    assert summed_up(run(make_config(tmp_path, pool))).unusable == []
