@@ -121,6 +121,7 @@ def truth() -> dict[str, Completion]:
 # ---- what is sent, and what becomes of the answer
 
 
+@pytest.mark.engine("fault server")
 def test_each_completion_is_a_request_with_its_own_seed() -> None:
     with FaultServer() as server, teacher_of(server.url) as engine:
         (answers,) = ask(engine, ["why?"], SAMPLED)
@@ -760,6 +761,10 @@ def test_a_secret_in_the_config_is_refused_without_repeating_it(
         ({"sampling": {"min_p": 0.1}}, "min_p has no name in the openai dialect"),
         ({"sampling": [{}, {"top_k": 5}]}, "top_k has no name"),
         ({"sampling": {"repetition_penalty": 1.1}}, "repetition_penalty has no name"),
+        (
+            {"sampling": {"temperature": 0.001}, "options": {"server": "vllm"}},
+            "cannot do temperature 0.001",
+        ),
         ({"options": {"api": "completions"}}, "needs `chat_template:`"),
         ({"chat_template": "x"}, "use api: completions"),
         ({"options": {"score_api": "judge"}}, "'score_api' means nothing to a teacher"),
@@ -1035,6 +1040,7 @@ def mostly_wrong(request: Request) -> Fault | None:
     return faults[request.draw // 6 % len(faults)]
 
 
+@pytest.mark.engine("fault server")
 @pytest.mark.cluster
 def test_a_run_on_a_misbehaving_server_selects_every_prompt_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ import pytest
 
 from command_line import cli, digests, done_tasks, start, write_config, write_prompts
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.engine("fake")]
 
 POOL: dict[str, Any] = {
     "run": "run",

@@ -202,6 +202,7 @@ def test_rows_that_fill_their_length_are_no_special_case(
     assert all(len(values) == 1 for values in logits.values())
 
 
+@pytest.mark.engine("transformers")
 def test_scores_do_not_depend_on_order_or_neighbours(arbiter: Any) -> None:
     texts, answers = some_texts(150, seed=7), some_texts(150, seed=8)
     pairs = list(dict.fromkeys(zip(texts, answers, strict=True)))
@@ -214,6 +215,7 @@ def test_scores_do_not_depend_on_order_or_neighbours(arbiter: Any) -> None:
 # ---- generation
 
 
+@pytest.mark.engine("transformers")
 def test_greedy_answers_are_those_of_plain_generate(teacher: Any, plain: Plain) -> None:
     texts = some_texts(40, seed=10)
     made = [answers[0].text for answers in ask(teacher, texts, GREEDY)]
