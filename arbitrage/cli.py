@@ -124,7 +124,8 @@ def run(
 
     loaded = load(config, overrides or ())
     progress = Progress(quiet=quiet)
-    with _stop_on_signals(progress) as stop:
+    # Ray says on standard output that a replica died; that is for results alone.
+    with contextlib.redirect_stdout(sys.stderr), _stop_on_signals(progress) as stop:
         summary = pipeline.run(loaded, progress, stop, strict=strict)
     if as_json:
         print(json.dumps(summary.as_dict(), indent=1))

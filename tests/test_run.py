@@ -226,8 +226,9 @@ def test_a_replica_that_dies_is_replaced(finished: Path, tmp_path: Path) -> None
     write_prompts(tmp_path / "prompts.jsonl", 240)
     teachers = copy.deepcopy(POOL["teachers"])
     teachers["west"]["options"] |= {"crash_after": 70, "crash_once": "crashed"}
-    result = cli("run", write_config(tmp_path, {**POOL, "teachers": teachers}))
+    result = cli("run", write_config(tmp_path, {**POOL, "teachers": teachers}), "--json")
     assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["ledger"]["unfinished"] == 0, "nothing else may be in it"
     assert (tmp_path / "crashed").exists()
     assert "it is tried again" in result.stderr
     assert digests(tmp_path / "run") == digests(finished / "run")
