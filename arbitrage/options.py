@@ -90,6 +90,19 @@ _OWN_KEYS = frozenset(
 )
 
 
+LEAST_TEMPERATURE = 0.01
+"""vLLM raises a smaller one to this, silently; only 0 is greedy."""
+
+
+def refuse_tiny(temperature: float) -> None:
+    """Raises ValueError for a temperature that vLLM would change without a word."""
+    if 0 < temperature < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"vLLM cannot do temperature {temperature:g}; use 0 (greedy) or at least "
+            f"{LEAST_TEMPERATURE}"
+        )
+
+
 class EndpointOptions(EngineOptions):
     """Any OpenAI-compatible server. `model` names what answers, so the address is no identity."""
 
@@ -103,7 +116,9 @@ class EndpointOptions(EngineOptions):
         "chat", description="completions: the text that `chat_template` makes is sent"
     )
     served_name: str | None = Field(None, description="the model's name there; none: `model`")
-    extra_body: dict[str, JsonValue] = Field({}, description="more fields of every request")
+    extra_body: dict[str, JsonValue] = Field(
+        {}, description="more fields of every request; vLLM ignores one that it does not know"
+    )
     score_api: Literal["classify", "score", "judge"] | None = Field(
         None, description="of an Arbiter: vLLM's /classify or /score, or a chat model as judge"
     )
@@ -199,6 +214,8 @@ class EndpointOptions(EngineOptions):
                         f"sampling: {name} has no name in the openai dialect; drop it, or say "
                         "`server: vllm` if the server is one"
                     )
+            if self.server == "vllm":
+                refuse_tiny(group.temperature)
 
     def check_arbiter(self, arbiter: Any) -> None:
         """Nothing that was asked for is silently lost."""
@@ -244,9 +261,6 @@ _SAID_ELSEWHERE = {
     ),
 }
 _PICKLED_FORMATS = ("auto", "hf", "pt", "npcache")
-
-LEAST_TEMPERATURE = 0.01
-"""vLLM raises a smaller one to this, silently; only 0 is greedy."""
 
 _SPEED_ARGUMENTS = frozenset(
     {
@@ -306,11 +320,7 @@ class VllmOptions(EngineOptions):
         """Slots for all parts, and no sampling that vLLM would change without a word."""
         self.check_arbiter(teacher)
         for group in teacher.sampling:
-            if 0 < group.temperature < LEAST_TEMPERATURE:
-                raise ValueError(
-                    f"vLLM cannot do temperature {group.temperature:g}; use 0 (greedy) or at least "
-                    f"{LEAST_TEMPERATURE}"
-                )
+            refuse_tiny(group.temperature)
 
     def check_arbiter(self, arbiter: Any) -> None:
         """Slots for all parts of the model."""

@@ -12,6 +12,10 @@ and top_p. A model's reasoning is kept beside the answer, where the server tells
 teacher's `reasoning:` does. Markers that are special tokens are in no server's text unless it is
 told to leave them in: vLLM by `extra_body: {skip_special_tokens: false}`.
 
+A real vLLM refuses a prompt longer than its window (an ItemError), but lowers max_tokens to what is
+left of it: an answer that ends there is `length`. It ignores a field of `extra_body` that it does
+not know. /score gives the model its two texts one after the other, without any chat template.
+
     teachers:
       hosted:
         engine: endpoint
