@@ -1,10 +1,14 @@
 # `make quickstart`: install and run the main job. `make test`: every check there is.
-# `make test-vllm`: the vllm engine with vLLM's CPU build (Linux x86-64), in an environment of its own.
+# `make test-vllm`: vLLM's CPU build (Linux x86-64) as an engine, in an environment of its own, and as
+# a server; no test of it may be skipped.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 VLLM_PYTHON = $(abspath $(VLLM_VENV))/bin/python
+# Tests that import vLLM; and those of the driver, which has none, with vLLM in that environment.
+VLLM_TESTS = tests/test_vllm.py tests/test_samplers.py
+VLLM_DRIVER_TESTS = tests/test_vllm_run.py tests/test_vllm_server.py
 
 .PHONY: quickstart test test-vllm lint clean
 
@@ -15,8 +19,8 @@ test: lint
 	$(BIN)/pytest
 
 test-vllm: $(VENV)/.dev $(VLLM_VENV)/.ready
-	PYTHONPATH=. $(VLLM_PYTHON) -m pytest -s -rs tests/test_vllm.py tests/test_samplers.py
-	ARBITRAGE_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/pytest -s -rs tests/test_vllm.py
+	PYTHONPATH=. $(VLLM_PYTHON) -m pytest -s -rs --no-skips $(VLLM_TESTS)
+	ARBITRAGE_VLLM_PYTHON=$(VLLM_PYTHON) $(BIN)/pytest -s -rs --no-skips $(VLLM_DRIVER_TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CLI = [sys.executable, "-m", "arbitrage.cli"]
 TIMEOUT_S = 240
@@ -27,6 +31,17 @@ def start(*args: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+
+
+@contextlib.contextmanager
+def running(*args: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Starts `arbitrage ARGS`; what still runs at the end is killed."""
+    process = start(*args)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def write_config(folder: Path, config: dict[str, Any], name: str = "c.yaml") -> Path:

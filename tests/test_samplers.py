@@ -37,12 +37,16 @@ SLACK = 1e-3
 LATIN = "river stone Haus Wasser montagne lumiere ciudad noche grazie number seven the old"
 WORDS = LATIN.split()
 HOT = Sampling(temperature=2.0, n=12, max_tokens=24)
+TRANSFORMERS = pytest.param("transformers", marks=pytest.mark.engine("transformers"))
 VLLM = pytest.param(
     "vllm",
-    marks=pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM cannot be imported; `make test-vllm` can",
-    ),
+    marks=[
+        pytest.mark.engine("vllm"),
+        pytest.mark.skipif(
+            importlib.util.find_spec("vllm") is None,
+            reason="vLLM cannot be imported; `make test-vllm` can",
+        ),
+    ],
 )
 OPTIONS = {
     "transformers": {},
@@ -171,7 +175,7 @@ class Sampled:
         return Made((order == torch.tensor(made).unsqueeze(1)).int().argmax(-1), ranked)
 
 
-@pytest.fixture(scope="module", params=["transformers", VLLM])
+@pytest.fixture(scope="module", params=[TRANSFORMERS, VLLM])
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:

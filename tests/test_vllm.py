@@ -1,8 +1,8 @@
 """The vllm engine on microscopic real models, against the transformers engine.
 
 Runs where vLLM can be imported, and skips with a printed reason elsewhere: `make test-vllm` makes
-such an environment. A run whose replicas live in that environment needs its Python in
-`ARBITRAGE_VLLM_PYTHON`. Shares and differences are printed (`-s`), not only judged.
+such an environment. Shares and differences are printed (`-s`), not only judged. Whole runs are in
+`test_vllm_run.py`, vLLM as a server in `test_vllm_server.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +33,9 @@ from arbitrage.records import Completion, Prompt
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-PYTHON = os.environ.get("ARBITRAGE_VLLM_PYTHON")
 HERE = importlib.util.find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not HERE, reason="vLLM cannot be imported; `make test-vllm` can")
-needs_python = pytest.mark.skipif(
-    PYTHON is None, reason="ARBITRAGE_VLLM_PYTHON names no Python with vLLM; `make test-vllm` does"
-)
+pytestmark = [needs_vllm, pytest.mark.engine("vllm")]
 
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 """vLLM's attention on CPUs wants heads of at least 32."""
@@ -137,14 +133,12 @@ def share(first: Sequence[Any], second: Sequence[Any], what: str) -> float:
 # ---- generation
 
 
-@needs_vllm
 def test_greedy_answers_are_those_of_the_transformers_engine(teacher: Any, plain: Any) -> None:
     texts = list(dict.fromkeys(some_texts(200, seed=3)))
     assert share(ask(teacher, texts, GREEDY), ask(plain, texts, GREEDY), "greedy") >= 0.99
     assert teacher.provenance()["dtype"] == "float32"
 
 
-@needs_vllm
 def test_a_repetition_penalty_means_the_same(teacher: Any, plain: Any) -> None:
     texts = some_texts(60, seed=4)
     sampling = GREEDY.model_copy(update={"repetition_penalty": 1.3})
@@ -153,7 +147,6 @@ def test_a_repetition_penalty_means_the_same(teacher: Any, plain: Any) -> None:
     assert share(found, ask(teacher, texts, GREEDY), "the same without") < 0.5
 
 
-@needs_vllm
 def test_stop_strings_cut_and_end_alike(teacher: Any, plain: Any) -> None:
     texts = some_texts(60, seed=5)
     sampling = GREEDY.model_copy(update={"stop": ("e", "ti")})
@@ -162,7 +155,6 @@ def test_stop_strings_cut_and_end_alike(teacher: Any, plain: Any) -> None:
     assert not any("e" in answers[0].text for answers in found)
 
 
-@needs_vllm
 def test_reasoning_is_parted_alike(tmp_path: Path) -> None:
     """Markers that are special tokens, with the prompt opening them or not, and stop strings."""
     from micro_models import make_teacher
@@ -185,7 +177,6 @@ def test_reasoning_is_parted_alike(tmp_path: Path) -> None:
             assert share(both, [True] * len(one), "with reasoning and an answer") > 0.1
 
 
-@needs_vllm
 def test_counts_and_reasons(teacher: Any) -> None:
     found = [answers[0] for answers in ask(teacher, some_texts(80, seed=6), GREEDY)]
     assert {answer.finish_reason for answer in found} == {"stop", "length"}
@@ -195,7 +186,6 @@ def test_counts_and_reasons(teacher: Any) -> None:
         assert "<eos>" not in answer.text
 
 
-@needs_vllm
 def test_seeds_decide_and_neighbours_do_not(teacher: Any) -> None:
     texts = list(dict.fromkeys(some_texts(60, seed=7)))
     sampling = WILD.model_copy(update={"n": 4})
@@ -207,7 +197,6 @@ def test_seeds_decide_and_neighbours_do_not(teacher: Any) -> None:
     assert share(alone, first[:20], "sampled, alone against in company") >= 0.9
 
 
-@needs_vllm
 def test_the_models_own_generation_settings_are_ignored_but_for_its_ends(
     teacher: Any, teacher_folder: Path, tmp_path: Path
 ) -> None:
@@ -227,7 +216,6 @@ def test_the_models_own_generation_settings_are_ignored_but_for_its_ends(
         assert ask(engine, [text], GREEDY) == ask(other, [text], GREEDY)
 
 
-@needs_vllm
 def test_what_is_longer_than_the_window_is_an_item_error(teacher_folder: Path) -> None:
     with teacher_of(teacher_folder, options={"max_model_len": 64}) as engine:
         tokens = len(engine._chat.encode(prompt_of("z").messages, None, answer_next=True))
@@ -238,7 +226,6 @@ def test_what_is_longer_than_the_window_is_an_item_error(teacher_folder: Path) -
         assert ask(engine, [full], GREEDY)
 
 
-@needs_vllm
 def test_an_adapter_is_what_the_merged_model_is(teacher_folder: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
@@ -274,7 +261,6 @@ def plain_scores(folder: Path, pairs: Sequence[tuple[str, str]], dtype: str) -> 
         return judge(engine, pairs)
 
 
-@needs_vllm
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_scores_are_those_of_the_transformers_engine(arbiter_folder: Path, dtype: str) -> None:
     pairs = list(zip(some_texts(80, seed=9), some_texts(80, seed=10), strict=True))
@@ -297,7 +283,6 @@ KINDS = {
 }
 
 
-@needs_vllm
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_reward_model_scores_as_with_transformers(tmp_path: Path, kind: str) -> None:
     from micro_models import make_arbiter
@@ -314,7 +299,6 @@ def test_every_kind_of_reward_model_scores_as_with_transformers(tmp_path: Path, 
     assert len(set(scores)) > 35
 
 
-@needs_vllm
 def test_a_pair_longer_than_the_window_is_marked(arbiter_folder: Path) -> None:
     with arbiter_of(arbiter_folder, options={"max_model_len": 40}) as engine:
         assert math.isfinite(judge(engine, [("x", "z" * 35)])[0])
@@ -322,7 +306,6 @@ def test_a_pair_longer_than_the_window_is_marked(arbiter_folder: Path) -> None:
             judge(engine, [("x", "z" * 36)])
 
 
-@needs_vllm
 def test_a_score_that_is_no_number_is_an_item_error(arbiter_folder: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
@@ -340,7 +323,6 @@ def test_a_score_that_is_no_number_is_an_item_error(arbiter_folder: Path, tmp_pa
         assert math.isfinite(judge(engine, [("x", "y")])[0])
 
 
-@needs_vllm
 def test_models_that_are_no_arbiters(teacher_folder: Path, tmp_path: Path) -> None:
     from micro_models import make_arbiter
 
@@ -354,7 +336,6 @@ def test_models_that_are_no_arbiters(teacher_folder: Path, tmp_path: Path) -> No
 # ---- ends and accidents
 
 
-@needs_vllm
 def test_what_cannot_be_loaded_is_one_sentence(teacher_folder: Path) -> None:
     with pytest.raises(EngineError, match="did you mean 'enforce_eager'"):
         teacher_of(teacher_folder, options={"engine_args": {"enforce_eagr": True}})
@@ -362,7 +343,6 @@ def test_what_cannot_be_loaded_is_one_sentence(teacher_folder: Path) -> None:
         teacher_of(teacher_folder, options={"quantization": "nonsense"})
 
 
-@needs_vllm
 def test_pickled_weights_are_refused(teacher_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(teacher_folder, tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -370,7 +350,6 @@ def test_pickled_weights_are_refused(teacher_folder: Path, tmp_path: Path) -> No
         teacher_of(folder)
 
 
-@needs_vllm
 def test_closing_gives_the_memory_back(teacher_folder: Path) -> None:
     import psutil
 
@@ -386,7 +365,6 @@ def test_closing_gives_the_memory_back(teacher_folder: Path) -> None:
     assert held[2] - held[0] < 300 * 2**20, "an engine stays behind each time"
 
 
-@needs_vllm
 def test_an_engine_in_its_own_process_and_its_death(plain: Any, teacher_folder: Path) -> None:
     import psutil
 
@@ -424,7 +402,6 @@ if __name__ == "__main__":
 """
 
 
-@needs_vllm
 def test_no_process_outlives_a_replica_that_is_killed(teacher_folder: Path, tmp_path: Path) -> None:
     import psutil
 
@@ -444,81 +421,3 @@ def test_no_process_outlives_a_replica_that_is_killed(teacher_folder: Path, tmp_
     process.kill()
     process.wait()
     assert not psutil.wait_procs(children, timeout=30)[1]
-
-
-# ---- a whole run
-
-
-@needs_python
-@pytest.mark.cluster
-def test_a_run_with_its_replicas_in_that_environment(
-    teacher_folder: Path, arbiter_folder: Path, tmp_path: Path
-) -> None:
-    """The driver needs no vLLM; the rows are those of a run on transformers."""
-    from command_line import cli, write_config, write_prompts
-    from harness import read_rows
-
-    chosen: dict[str, list[dict[str, Any]]] = {}
-    write_prompts(tmp_path / "prompts.jsonl", 40)
-    for engine in ("vllm", "transformers"):
-        fields = {"resources": {"cpus": 1, "python": PYTHON}} if engine == "vllm" else {}
-        greedy = {"languages": "all", "sampling": {"temperature": 0, "max_tokens": 16}}
-        told = {
-            "run": engine,
-            "prompts": {"sources": [{"path": "prompts.jsonl"}], "shard_size": 20},
-            "teachers": {"t": {**served(teacher_folder, engine, **fields), **greedy}},
-            "arbiter": served(arbiter_folder, engine, **fields),
-            "gates": {"truncated": False, "empty": False},
-        }
-        result = cli("run", write_config(tmp_path, told))
-        assert result.returncode == 0, result.stderr
-        chosen[engine] = read_rows(tmp_path / engine, "selected")
-    rows = [[(r["prompt_id"], r["completion"]) for r in chosen[engine]] for engine in chosen]
-    assert share(*rows, "rows of a run") >= 0.99
-    rewards = [[row["reward"] for row in chosen[engine]] for engine in chosen]
-    assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
-
-
-@needs_python
-@pytest.mark.cluster
-def test_a_run_goes_on_when_vllms_own_process_is_killed(
-    teacher_folder: Path, tmp_path: Path
-) -> None:
-    import psutil
-
-    from command_line import start, write_config, write_prompts
-    from harness import read_rows
-
-    write_prompts(tmp_path / "prompts.jsonl", 240)
-    options = {"engine_process": "separate"}
-    resources = {"cpus": 1, "python": PYTHON}
-    told = {
-        "run": "run",
-        "prompts": {"sources": [{"path": "prompts.jsonl"}], "shard_size": 40},
-        "teachers": {
-            "t": {
-                **served(teacher_folder, "vllm", options=options, resources=resources),
-                "languages": "all",
-                "sampling": {"n": 4, "temperature": 1.0, "max_tokens": 400},
-            }
-        },
-        "arbiter": {"engine": "fake"},
-        "gates": {"truncated": False, "empty": False},
-    }
-    run = start("run", write_config(tmp_path, told))
-    candidates = tmp_path / "run/candidates"
-    deadline = time.monotonic() + 180
-    while not list(candidates.rglob("*.parquet")):
-        assert run.poll() is None, run.communicate()
-        assert time.monotonic() < deadline, "nothing was made"
-        time.sleep(0.02)
-    family = psutil.Process(run.pid).children(recursive=True)
-    cores = [child for child in family if child.name() == "VLLM::EngineCore"]
-    assert len(cores) == 1
-    cores[0].kill()
-    out, errors = run.communicate(timeout=240)
-    assert run.returncode == 0, (out, errors)
-    assert "the engine died" in out + errors
-    rows = read_rows(tmp_path / "run", "candidates")
-    assert len({(row["prompt_id"], row["sample"]) for row in rows}) == len(rows) == 960
-    assert len(read_rows(tmp_path / "run", "selected")) == 240

@@ -20,7 +20,7 @@ from arbitrage.engines import build_generator, build_scorer
 from arbitrage.engines.client import SILENCE
 from arbitrage.errors import EngineError, ItemError
 from arbitrage.records import Completion, Prompt
-from command_line import cli, start, write_config
+from command_line import cli, running, write_config
 from harness import read_rows
 from vllm_python import MICRO, VllmServer, heldout, needs_python, prompts, share
 
@@ -356,15 +356,21 @@ def test_a_server_that_is_killed_ends_the_impatient_and_a_patient_run_goes_on_wh
     generalist, arbiter = servers
     patient = served(generalist, max_attempts=100, max_wait_s=2.0, max_concurrency=4)
     told = config_for("run", patient, served(arbiter, score_api="classify"))
-    run = start("run", write_config(tmp_path, told))
     made = tmp_path / "run/candidates"
     deadline = time.monotonic() + 120
-    while not list(made.rglob("*.parquet")):
-        assert run.poll() is None, run.communicate()
-        assert time.monotonic() < deadline, "nothing was made"
-        time.sleep(0.01)
-    outcomes = asyncio.run(asyncio.wait_for(killed_under_load(generalist), 120))
-    assert len(list(made.rglob("*.parquet"))) < SHARDS, "it was killed too late"
+    with running("run", write_config(tmp_path, told)) as run:
+        while not list(made.rglob("*.parquet")):
+            assert run.poll() is None, run.communicate()
+            assert time.monotonic() < deadline, "nothing was made"
+            time.sleep(0.01)
+        outcomes = asyncio.run(asyncio.wait_for(killed_under_load(generalist), 120))
+        assert len(list(made.rglob("*.parquet"))) < SHARDS, "it was killed too late"
+        generalist.start()
+        generalist.wait()
+        out, errors = run.communicate(timeout=240)
+    assert run.returncode == 0, (out, errors)
+    check_rows(read_rows(tmp_path / "run", "selected"), wanted, "a run whose server was killed")
+    assert not read_rows(tmp_path / "run", "quarantine")
 
     dead = [o for o in outcomes if isinstance(o, EngineError)]
     given_up = [o for o in outcomes if isinstance(o, list) and isinstance(o[0], ItemError)]
@@ -375,10 +381,3 @@ def test_a_server_that_is_killed_ends_the_impatient_and_a_patient_run_goes_on_wh
     assert len(given_up) < SILENCE < len(dead)
     assert all("answers nothing" in str(error) for error in dead)
     assert all("given up after 3 attempts" in str(error) for (error,) in given_up)
-
-    generalist.start()
-    generalist.wait()
-    out, errors = run.communicate(timeout=240)
-    assert run.returncode == 0, (out, errors)
-    check_rows(read_rows(tmp_path / "run", "selected"), wanted, "a run whose server was killed")
-    assert not read_rows(tmp_path / "run", "quarantine")
