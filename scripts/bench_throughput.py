@@ -206,6 +206,7 @@ def config_of(python: str, work: Work, shard_size: int) -> dict[str, Any]:
         "prompts": {"sources": [{"path": work.prompts}], "shard_size": shard_size},
         "teachers": teachers,
         "arbiter": {**served, "model": work.arbiter},
+        "gates": {"truncated": False},  # made models never end by themselves
     }
 
 
