@@ -15,6 +15,7 @@ of its logits, and so, rarely, a token; in float32 more rarely than in bfloat16.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import math
@@ -46,7 +47,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import TypeAlias
 
     from arbitrage.components import Arbiter, Teacher
@@ -101,9 +102,23 @@ class _Own:
         self.engine.abort_request(list(keys))
 
     def close(self) -> None:
-        self.engine.engine_core.shutdown()
+        with _kept_frozen():
+            self.engine.engine_core.shutdown()
+        gc.unfreeze()  # an engine holds itself in circles, and a replica freezes what it has loaded
         del self.engine
         gc.collect()
+
+
+@contextlib.contextmanager
+def _kept_frozen() -> Iterator[None]:
+    """vLLM thaws what is frozen, all libraries with it, before each of its own collections: most
+    of the time that a swap takes, for what one collection at its end does."""
+    thaw = gc.unfreeze
+    gc.unfreeze = lambda: None
+    try:
+        yield
+    finally:
+        gc.unfreeze = thaw
 
 
 def _on_a_thread(settings: AsyncEngineArgs) -> tuple[Stepper[_Request, Any], Any]:
