@@ -93,6 +93,7 @@ def arbiter_of(folder: Path, engine: str = "vllm", **fields: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def teacher(teacher_folder: Path) -> Iterable[Any]:
+    """Closing any other engine in this process ends it: whoever needs it comes first."""
     with teacher_of(teacher_folder) as engine:
         yield engine
 
@@ -155,28 +156,6 @@ def test_stop_strings_cut_and_end_alike(teacher: Any, plain: Any) -> None:
     assert not any("e" in answers[0].text for answers in found)
 
 
-def test_reasoning_is_parted_alike(tmp_path: Path) -> None:
-    """Markers that are special tokens, with the prompt opening them or not, and stop strings."""
-    from micro_models import make_teacher
-
-    markers = {"start": "<think>", "end": "</think>"}
-    folder = make_teacher(tmp_path / "m", some_texts(100), 7, [*markers.values()], **HEADS)
-    with teacher_of(folder, "transformers") as engine:
-        template = engine._tokenizer.chat_template
-    texts = list(dict.fromkeys(some_texts(60, seed=13)))
-    stopped = GREEDY.model_copy(update={"stop": ("e", "ti")})
-    for more in ("", "{% if add_generation_prompt %}<think>\n{% endif %}"):
-        fields = {"reasoning": markers, "chat_template": template + more}
-        with teacher_of(folder, **fields) as engine:
-            found = [ask(engine, texts, sampling) for sampling in (GREEDY, stopped)]
-        with teacher_of(folder, "transformers", **fields) as engine:
-            wanted = [ask(engine, texts, sampling) for sampling in (GREEDY, stopped)]
-        for one, two, what in zip(found, wanted, ("reasoning", "and stop strings"), strict=True):
-            assert share(one, two, f"{what}, opened {bool(more)}") >= 0.98
-            both = [bool(made.reasoning and made.text) for (made,) in one]
-            assert share(both, [True] * len(one), "with reasoning and an answer") > 0.1
-
-
 def test_counts_and_reasons(teacher: Any) -> None:
     found = [answers[0] for answers in ask(teacher, some_texts(80, seed=6), GREEDY)]
     assert {answer.finish_reason for answer in found} == {"stop", "length"}
@@ -214,6 +193,28 @@ def test_the_models_own_generation_settings_are_ignored_but_for_its_ends(
     (folder / "generation_config.json").write_text(json.dumps(ends))
     with teacher_of(folder) as engine, teacher_of(folder, "transformers") as other:
         assert ask(engine, [text], GREEDY) == ask(other, [text], GREEDY)
+
+
+def test_reasoning_is_parted_alike(tmp_path: Path) -> None:
+    """Markers that are special tokens, with the prompt opening them or not, and stop strings."""
+    from micro_models import make_teacher
+
+    markers = {"start": "<think>", "end": "</think>"}
+    folder = make_teacher(tmp_path / "m", some_texts(100), 7, [*markers.values()], **HEADS)
+    with teacher_of(folder, "transformers") as engine:
+        template = engine._tokenizer.chat_template
+    texts = list(dict.fromkeys(some_texts(60, seed=13)))
+    stopped = GREEDY.model_copy(update={"stop": ("e", "ti")})
+    for more in ("", "{% if add_generation_prompt %}<think>\n{% endif %}"):
+        fields = {"reasoning": markers, "chat_template": template + more}
+        with teacher_of(folder, **fields) as engine:
+            found = [ask(engine, texts, sampling) for sampling in (GREEDY, stopped)]
+        with teacher_of(folder, "transformers", **fields) as engine:
+            wanted = [ask(engine, texts, sampling) for sampling in (GREEDY, stopped)]
+        for one, two, what in zip(found, wanted, ("reasoning", "and stop strings"), strict=True):
+            assert share(one, two, f"{what}, opened {bool(more)}") >= 0.98
+            both = [bool(made.reasoning and made.text) for (made,) in one]
+            assert share(both, [True] * len(one), "with reasoning and an answer") > 0.1
 
 
 def test_what_is_longer_than_the_window_is_an_item_error(teacher_folder: Path) -> None:
