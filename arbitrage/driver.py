@@ -39,8 +39,7 @@ def drive(
     stop: threading.Event,
 ) -> None:
     """Works until nothing is left that can be done and paid; `stop`, once set, ends it after what
-    is in flight."""
-    ration(board, budget)
+    is in flight. Before it, `ration` says what is open at all."""
     while (board.is_open() and not stop.is_set()) or board.in_flight():
         if not stop.is_set():
             hand_out(board, budget, cluster)  # first: what is handed out needs no further replica

@@ -30,12 +30,10 @@ class Raised(cluster_module.ray.exceptions.RayTaskError):  # type: ignore[misc,n
         self.cause = cause
 
 
-@pytest.mark.parametrize(
-    ("cause", "lost"), [(EngineLostError("the engine died"), True), (ValueError("a fault"), False)]
-)
-def test_a_replica_whose_engine_died_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, lost: bool
-) -> None:
+def cluster_that_raises(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception
+) -> tuple[Cluster, list[Any]]:
+    """A cluster whose replicas' calls all end with `cause`; and the handles that it kills."""
     killed: list[Any] = []
 
     def get(_: Any) -> None:
@@ -43,8 +41,17 @@ def test_a_replica_whose_engine_died_is_replaced(
 
     monkeypatch.setattr(cluster_module.ray, "get", get)
     monkeypatch.setattr(cluster_module.ray, "kill", killed.append)
-    config = make_config(tmp_path, {"a": fake()})
-    cluster = Cluster(Desk(Store(tmp_path), config, resolve(config)))
+    config = make_config(folder, {"a": fake()})
+    return Cluster(Desk(Store(folder), config, resolve(config))), killed
+
+
+@pytest.mark.parametrize(
+    ("cause", "lost"), [(EngineLostError("the engine died"), True), (ValueError("a fault"), False)]
+)
+def test_a_replica_whose_engine_died_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, lost: bool
+) -> None:
+    cluster, killed = cluster_that_raises(tmp_path, monkeypatch, cause)
     replica = Replica("a/1", "owner", Slots(), "handle", loaded=True)
     replica.tasks = {"ref 1": TASK, "ref 2": TASK}
     cluster._replicas["a/1"] = replica
@@ -59,16 +66,8 @@ def test_a_replica_whose_engine_died_is_replaced(
 def test_an_engine_that_does_not_load_in_a_used_process_gets_a_fresh_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
 ) -> None:
-    killed: list[Any] = []
     cause = EngineError("no memory is left")
-
-    def get(_: Any) -> None:
-        raise Raised(cause)
-
-    monkeypatch.setattr(cluster_module.ray, "get", get)
-    monkeypatch.setattr(cluster_module.ray, "kill", killed.append)
-    config = make_config(tmp_path, {"a": fake()})
-    cluster = Cluster(Desk(Store(tmp_path), config, resolve(config)))
+    cluster, killed = cluster_that_raises(tmp_path, monkeypatch, cause)
     replica = Replica("a/2", "owner", Slots(), "handle", fresh=fresh)
     cluster._replicas["a/2"] = replica
     cluster._loading["ref"] = replica

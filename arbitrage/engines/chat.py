@@ -74,9 +74,20 @@ class Chat:
         """
         return self._encode(messages, template, answer_next=answer_next)[1]
 
-    def ask(self, messages: Sequence[Message], template: str | None) -> Asked:
-        """What a model is to go on with. Raises as `encode` does."""
+    def ask(
+        self,
+        messages: Sequence[Message],
+        template: str | None,
+        max_tokens: int = 0,
+        window: int | None = None,
+    ) -> Asked:
+        """What a model is to go on with, with room for an answer of `max_tokens`, or an ItemError.
+
+        Raises as `encode` does.
+        """
         text, tokens = self._encode(messages, template, answer_next=True)
+        what = f"{len(tokens)} prompt tokens and max_tokens {max_tokens}"
+        require_room(len(tokens) + max_tokens, window, what)
         opened = self._reasoning is not None and opens(text, self._reasoning.start)
         return Asked(tokens, opened)
 

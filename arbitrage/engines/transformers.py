@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from arbitrage.config import for_language
-from arbitrage.engines.chat import Asked, Chat, require_room, token_ids
+from arbitrage.engines.chat import Asked, Chat, token_ids
 from arbitrage.engines.microbatch import MicroBatcher, padded_length
 from arbitrage.errors import EngineError, ItemError
 
@@ -138,12 +138,9 @@ class TransformersGenerator(_Engine):
     ) -> list[Completion]:
         """One completion for each seed; `completion_tokens` counts the ending token too."""
         template = for_language(self._templates, prompt.language)
-        asked = self._chat.ask(prompt.messages, template)
-        count, budget = len(asked.tokens), sampling.max_tokens
-        what = f"{count} prompt tokens and max_tokens {budget}"
-        require_room(count + budget, self._window, what)
+        asked = self._chat.ask(prompt.messages, template, sampling.max_tokens, self._window)
         like = sampling.model_copy(update={"n": 1, "seed": None})
-        group = (padded_length(count, self._window), like)
+        group = (padded_length(len(asked.tokens), self._window), like)
         rows = (self._batcher.submit(group, _Row(asked, seed)) for seed in seeds)
         return list(await asyncio.gather(*rows))
 
@@ -322,7 +319,7 @@ def _load(config: Served, auto_class: Any, options: TransformersOptions) -> tupl
             model.set_attn_implementation("eager")  # up to 5.19 sdpa leaves the cap out, silently
         usual = "cuda" if torch.cuda.is_available() else "cpu"
         model = model.to(usual if options.device == "auto" else options.device).eval()
-    except Exception as error:
+    except Exception as error:  # a model's files and code raise whatever they like
         cause = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise EngineError(
             f"model {config.model} cannot be loaded ({cause}); check `model:`, `revision:`, its "

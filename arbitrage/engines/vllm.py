@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from arbitrage.config import for_language
 from arbitrage.engines import vllm_arguments as arguments
 from arbitrage.engines import vllm_worker
-from arbitrage.engines.chat import Asked, Chat, require_room, token_ids
+from arbitrage.engines.chat import Asked, Chat, token_ids
 from arbitrage.engines.stepper import Stepper
 from arbitrage.errors import EngineError, EngineLostError, ItemError
 
@@ -290,10 +290,7 @@ class VllmGenerator(_Engine):
     ) -> list[Completion]:
         """One completion for each seed; `completion_tokens` counts the ending token too."""
         template = for_language(self._templates, prompt.language)
-        asked = self._chat.ask(prompt.messages, template)
-        count, budget = len(asked.tokens), sampling.max_tokens
-        what = f"{count} prompt tokens and max_tokens {budget}"
-        require_room(count + budget, self._window, what)
+        asked = self._chat.ask(prompt.messages, template, sampling.max_tokens, self._window)
         answers = (self._complete(asked, sampling, seed) for seed in seeds)
         return list(await asyncio.gather(*answers))
 
