@@ -1,14 +1,11 @@
 """Replicas on Ray: the only module that imports it.
 
-An actor holds one loaded engine and does tasks against the store itself; only tasks and small
-reports travel. Nothing is decided here. A replica that dies gives its tasks back as `Failed` with
-`lost` set; Ray itself never retries or restarts anything.
+An actor is a `Worker` with one loaded engine. Nothing is decided here. A replica that dies gives
+its tasks back as `Failed` with `lost` set; Ray itself never retries or restarts anything.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import os
 import time
 from dataclasses import dataclass, field
@@ -16,11 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arbitrage.engines import ENGINES, build_generator, build_scorer
+from arbitrage.engines import ENGINES
 from arbitrage.errors import ArbitrageError, ConfigError, EngineLostError
 from arbitrage.plan import CLERK, READER, Report, Task
 from arbitrage.scheduler import Slots
-from arbitrage.stages import Desk, execute
+from arbitrage.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from arbitrage.config import Served
+    from arbitrage.stages import Desk
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -40,9 +38,6 @@ import ray.exceptions
 OBJECT_STORE_BYTES = 80 * 2**20
 """Rows never pass through Ray's object store, so it gets the least that Ray allows."""
 CONCURRENT_CALLS = 8
-GC_THRESHOLD = 50_000
-"""Rows, and what libraries bring, are many small objects without cycles; looking for some all the
-time costs a tenth, and a second of each load."""
 
 
 class Loaded(NamedTuple):
@@ -82,38 +77,12 @@ class Failed(NamedTuple):
 Event = Loaded | LoadFailed | Done | Failed
 
 
-class _Worker:
-    """What lives in an actor."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        gc.set_threshold(GC_THRESHOLD)
-
-    async def load(self, owner: str) -> None:
-        """Builds a role's engine in place of the one that is there, if any; the reader and the
-        clerk have none."""
-        components = self._desk.components
-        await self._unload()
-        if owner == components.arbiter.fingerprint:
-            self._desk.engine = await asyncio.to_thread(build_scorer, components.arbiter)
-        elif owner not in (READER, CLERK):
-            teacher = components.teacher(owner)
-            self._desk.engine = await asyncio.to_thread(build_generator, teacher)
-        gc.freeze()
-
-    async def _unload(self) -> None:
-        engine, self._desk.engine = self._desk.engine, None
-        if engine is not None:
-            await asyncio.to_thread(engine.close)
-            gc.freeze()
-
-    async def execute(self, task: Task) -> Report:
-        """Does one task."""
-        return await execute(task, self._desk)
+class _Actor(Worker):
+    """A worker that can end its process."""
 
     async def retire(self) -> None:
         """Frees the engine and ends the process."""
-        await self._unload()
+        await self.unload()
         ray.actor.exit_actor()
 
 
@@ -230,7 +199,7 @@ class Cluster:
         config = self._config_of(owner)
         if config is not None and config.resources.python is not None:
             options["runtime_env"] = self._environment(config.resources.python)
-        actor = ray.remote(_Worker).options(
+        actor = ray.remote(_Actor).options(
             max_concurrency=CONCURRENT_CALLS, max_restarts=0, max_task_retries=0, **options
         )
         self._load(owner, demand, actor.remote(self._desk), fresh=True)

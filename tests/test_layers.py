@@ -29,6 +29,7 @@ STORY = (
     ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
     ("prompts", "arbiter", "gates", "plan", "product"),
     ("stages", "scheduler", "budget", "progress", "board", "manifest", "summary"),
+    ("worker",),
     ("cluster",),
     ("driver",),
     ("pipeline", "views"),

@@ -209,7 +209,7 @@ def replicas_with_their_engine(run: Any) -> list[psutil.Process]:
     """Replicas in vLLM's environment, without those whose engine is a process of vLLM's own: none
     before there is such a process, as until then they look alike."""
     behind = {core.ppid() for core in cores(run)}
-    replicas = [process for process in family(run) if name_of(process).startswith("ray::_Worker")]
+    replicas = [process for process in family(run) if name_of(process).startswith("ray::_Actor")]
     found = [process for process in replicas if process.pid not in behind and is_lent(process)]
     return found if behind else []
 

@@ -1,0 +1,54 @@
+"""What lives in a replica's process: one loaded engine, and the tasks that it does.
+
+Knows no Ray; `cluster` makes an actor of it. A task reads and writes the store itself, so only
+tasks and small reports travel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING
+
+from arbitrage.engines import build_generator, build_scorer
+from arbitrage.plan import CLERK, READER
+from arbitrage.stages import execute
+
+if TYPE_CHECKING:
+    from arbitrage.plan import Report, Task
+    from arbitrage.stages import Desk
+
+GC_THRESHOLD = 50_000
+"""Rows, and what libraries bring, are many small objects without cycles; looking for some all the
+time costs a tenth, and a second of each load."""
+
+
+class Worker:
+    """One engine at a time, for one role at a time."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        gc.set_threshold(GC_THRESHOLD)
+
+    async def load(self, owner: str) -> None:
+        """Builds a role's engine in place of the one that is there, if any; the reader and the
+        clerk have none."""
+        components = self._desk.components
+        await self.unload()
+        if owner == components.arbiter.fingerprint:
+            self._desk.engine = await asyncio.to_thread(build_scorer, components.arbiter)
+        elif owner not in (READER, CLERK):
+            teacher = components.teacher(owner)
+            self._desk.engine = await asyncio.to_thread(build_generator, teacher)
+        gc.freeze()
+
+    async def unload(self) -> None:
+        """Frees the engine's device."""
+        engine, self._desk.engine = self._desk.engine, None
+        if engine is not None:
+            await asyncio.to_thread(engine.close)
+            gc.freeze()
+
+    async def execute(self, task: Task) -> Report:
+        """Does one task."""
+        return await execute(task, self._desk)
