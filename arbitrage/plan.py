@@ -37,7 +37,8 @@ class Task:
     Inputs of generate: prompts, routes, and the teacher's earlier candidates of the shard if any.
     `key` names what goes in; for the product, whose name is fixed, it stands in the footer.
     `rows` is how many prompts it is about, `requests` how many completions or scores it asks an
-    engine for, at most: answers that are stored already are not asked for again.
+    engine for, at most: answers that are stored already are not asked for again. `wary`: replicas
+    died under it, so it is done alone and a few items at a time.
     """
 
     stage: str
@@ -48,6 +49,7 @@ class Task:
     key: str = ""
     rows: int = field(default=0, compare=False)
     requests: int = field(default=0, compare=False)
+    wary: bool = field(default=False, compare=False)
 
 
 class Report(NamedTuple):

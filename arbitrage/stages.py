@@ -13,21 +13,24 @@ import asyncio
 import itertools
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from arbitrage import gates, product
-from arbitrage.arbiter import judge
+from arbitrage.arbiter import Verdict, judge
 from arbitrage.config import for_language
 from arbitrage.errors import EngineError, ItemError, StageError, StaleInputError
 from arbitrage.identity import derive_seed, digest
+from arbitrage.journal import Journal
 from arbitrage.plan import Report, Task, quarantine_of
 from arbitrage.prompts import PromptSet, published_from, read_shards
 from arbitrage.records import CANDIDATES, PROMPT_COLUMNS, ROUTES, SCORES, Completion, Prompt
+from arbitrage.resumable import Resumable, Work
 from arbitrage.routers import ROUTERS
-from arbitrage.usage import Usage, metered
+from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -38,13 +41,13 @@ if TYPE_CHECKING:
     from arbitrage.prompts import Shard
     from arbitrage.store import Published, Store
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 
 @dataclass
 class Desk:
-    """What a replica works with: the store, the run's parts, and the engine that it has loaded."""
+    """What a replica works with: the store, the run's parts, and the engine that it has loaded.
+
+    Once `halted`, tasks begin nothing new.
+    """
 
     store: Store
     config: RunConfig
@@ -53,10 +56,14 @@ class Desk:
     prompt_set: PromptSet | None = None
     token: str | None = None
     unread: Iterator[Shard] | None = field(default=None, init=False)
+    halted: bool = field(default=False, init=False)
 
 
 async def execute(task: Task, desk: Desk) -> Report:
-    """Does one task. Whatever it raises, nothing half-made is visible."""
+    """Does one task. Whatever it raises, nothing half-made is visible.
+
+    Raises Stopped when the desk was halted before all was done; what was done is in the journal.
+    """
     start = time.perf_counter()
     report = await STAGES[task.stage](task, desk)
     return report._replace(seconds=time.perf_counter() - start)
@@ -109,21 +116,29 @@ async def generate(task: Task, desk: Desk) -> Report:
     prompts = _asked(task, desk.store, teacher)
     stored = _answered_before(task.inputs[2:], desk.store, {prompt.id for prompt in prompts})
     groups = _groups(teacher)
-    missing = [(prompt, group) for prompt in prompts if prompt.id not in stored for group in groups]
-    with metered() as meter:
-        made = await in_flight(missing, lambda item: _answer(engine, *item), engine.max_in_flight)
+    missing = {
+        f"{prompt.id}/{group.number}": (prompt, group)
+        for prompt in prompts
+        if prompt.id not in stored
+        for group in groups
+    }
+    work = Work(partial(_answer, engine), _told, _untold, _deadly, lambda item: item[0].id)
+    journal = Journal(desk.store, task.output, task.key)
+    answers = Resumable(missing, work, journal, engine.max_in_flight, lambda: desk.halted)
+    besides = await answers.finish(wary=task.wary)
     fresh: dict[str, list[_Answer]] = {}
-    for (prompt, _), answers in zip(missing, made, strict=True):
-        fresh.setdefault(prompt.id, []).extend(answers)
+    for key, (prompt, _) in missing.items():
+        fresh.setdefault(prompt.id, []).extend(answers.results[key])
     new = table = _candidates(prompts, fresh, teacher)
     if stored:
         kept = (stored[prompt.id] for prompt in prompts if prompt.id in stored)
         table = _in_order(pa.concat_tables([new, *kept]), prompts)
     _check_complete(table, prompts, teacher)
-    spent = meter.total.plus(_usage(new)).priced(teacher.config.price)
+    spent = besides.plus(_usage(new)).priced(teacher.config.price)
     note: dict[str, Any] = {"key": task.key, "teacher": task.owner, **_counts(table)}
     note |= {"spent": asdict(spent), "made_with": engine.provenance()}
     await _publish(desk, task.output, table.combine_chunks(), note)
+    await asyncio.to_thread(journal.remove)
     return Report(new.num_rows, _counts(new)["errors"], spent=spent)
 
 
@@ -229,8 +244,9 @@ def _groups(teacher: Teacher) -> list[_Group]:
     return groups
 
 
-async def _answer(engine: Generator, prompt: Prompt, group: _Group) -> list[_Answer]:
+async def _answer(engine: Generator, item: tuple[Prompt, _Group]) -> list[_Answer]:
     """All completions of one sampling group for one prompt."""
+    prompt, group = item
     number, sampling, samples, base, teacher = group
     seeds = [derive_seed(base, prompt.id, teacher, sample) for sample in samples]
     try:
@@ -248,6 +264,26 @@ def _settled(group: int, seed: int, made: Completion | ItemError) -> _Answer:
     if isinstance(made, ItemError):
         return _Answer(group, seed, None, str(made) or "refused")
     return _Answer(group, seed, made, None)
+
+
+def _deadly(item: tuple[Prompt, _Group], why: str) -> list[_Answer]:
+    prompt, group = item
+    seeds = [derive_seed(group.seed, prompt.id, group.teacher, sample) for sample in group.samples]
+    return [_Answer(group.number, seed, None, why) for seed in seeds]
+
+
+def _told(answers: list[_Answer]) -> list[Any]:
+    """Answers as plain data, for the journal."""
+    return [
+        [*answer[:2], answer.completion and list(answer.completion), answer.error]
+        for answer in answers
+    ]
+
+
+def _untold(told: list[Any]) -> list[_Answer]:
+    return [
+        _Answer(group, seed, made and Completion(*made), error) for group, seed, made, error in told
+    ]
 
 
 _FAILED = Completion("", "error", 0, 0)
@@ -287,11 +323,13 @@ async def score(task: Task, desk: Desk) -> Report:
     )
     columns = (shard[name].to_pylist() for name in PROMPT_COLUMNS)
     asked = {row[0]: Prompt(*row) for row in zip(*columns, strict=True)}
-    pairs = list(zip(keys, texts, strict=True))
-    with metered() as meter:
-        verdicts = await in_flight(
-            pairs, lambda pair: judge(scorer, asked[pair[0]], pair[1]), scorer.max_in_flight
-        )
+    rows = zip(keys, samples, texts, strict=True)
+    pairs = {f"{key}/{sample}": (asked[key], text) for key, sample, text in rows}
+    work = Work(lambda pair: judge(scorer, *pair), list, lambda told: Verdict(*told), _unjudged, id)
+    journal = Journal(desk.store, task.output, candidates.digest)
+    marks = Resumable(pairs, work, journal, scorer.max_in_flight, lambda: desk.halted)
+    besides = await marks.finish(wary=task.wary)
+    verdicts = [marks.results[key] for key in pairs]
     judged: list[list[Any]] = [
         keys,
         samples,
@@ -305,12 +343,18 @@ async def score(task: Task, desk: Desk) -> Report:
     table = _as_table(judged, SCORES)
     errors = table.num_rows - table["error"].null_count
     requests = Usage(sum(text is not None for text in texts))
-    spent = meter.total.plus(requests).priced(desk.components.arbiter.config.price)
+    spent = besides.plus(requests).priced(desk.components.arbiter.config.price)
     note: dict[str, Any] = {"key": task.key, "arbiter": task.owner}
     note["candidates"] = candidates.digest
     note |= {"errors": errors, "spent": asdict(spent), "made_with": scorer.provenance()}
     await _publish(desk, task.output, table, note)
+    await asyncio.to_thread(journal.remove)
     return Report(table.num_rows, errors, spent=spent)
+
+
+def _unjudged(pair: tuple[Prompt, str | None], why: str) -> Verdict:
+    del pair
+    return Verdict(None, why)
 
 
 async def select(task: Task, desk: Desk) -> Report:
@@ -336,28 +380,6 @@ def _part(store: Store, components: Components, answers: str, judged: str) -> pr
         raise StaleInputError(judged, answers)
     teacher = components.teacher(candidates.footer["teacher"])
     return product.Part(teacher, candidates.table, scores.table)
-
-
-async def in_flight(items: Sequence[T], work: Callable[[T], Awaitable[R]], limit: int) -> list[R]:
-    """Does all items, at most `limit` at once; results in the items' order.
-
-    A few workers take items in turn, so that an engine that answers at once costs no task per item.
-    The first exception ends the others and is raised as it is.
-    """
-    results: list[Any] = [None] * len(items)
-    queue = iter(range(len(items)))
-
-    async def worker() -> None:
-        for number in queue:
-            results[number] = await work(items[number])
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(limit, len(items))):
-                group.create_task(worker())
-    except BaseExceptionGroup as error:
-        raise error.exceptions[0] from error
-    return results
 
 
 def _as_table(columns: list[list[Any]], schema: pa.Schema) -> pa.Table:

@@ -259,6 +259,31 @@ class Store:
             path.unlink(missing_ok=True)
         return len(leftovers)
 
+    def append(self, relative: str, data: bytes) -> None:
+        """Adds to a small file of lines; on disk when it comes back. Raises StoreError."""
+        target = self.path(relative)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"{target} cannot be written: {error.strerror or error}") from error
+
+    def appended(self, relative: str) -> bytes:
+        """All that was appended; nothing where nothing was."""
+        try:
+            return self.path(relative).read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise StoreError(f"{self.path(relative)} cannot be read: {error}") from error
+
+    def remove(self, relative: str) -> None:
+        """Removes a file, or what was appended, if it is there."""
+        self.path(relative).unlink(missing_ok=True)
+
     def append_event(self, event: str, **facts: Any) -> None:
         """Adds one line to the run's diary; only the driver writes it."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})

@@ -50,6 +50,16 @@ class Usage:
             self.untold + other.untold,
         )
 
+    def minus(self, other: Usage) -> Usage:
+        """The difference."""
+        return Usage(
+            self.requests - other.requests,
+            self.prompt_tokens - other.prompt_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.cost - other.cost,
+            self.untold - other.untold,
+        )
+
     def priced(self, price: tuple[float, float] | None) -> Usage:
         """The same with its cost, at a price per million tokens of prompt and of completion."""
         if price is None:

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 
 STORY = (
-    ("errors", "records", "languages", "stats", "usage"),
+    ("errors", "records", "languages", "stats", "usage", "pulse"),
     ("identity", "blocks"),
     ("options",),
     ("config",),
     ("components", "advice"),
     ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
-    ("prompts", "arbiter", "gates", "plan", "product"),
+    ("prompts", "arbiter", "gates", "plan", "product", "journal"),
+    ("resumable",),
     ("stages", "scheduler", "budget", "progress", "board", "manifest", "summary"),
     ("worker",),
     ("cluster",),

@@ -21,15 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from arbitrage.components import resolve
 from arbitrage.engines import build_generator, build_scorer
 from arbitrage.errors import EngineError, ItemError, StageError, StaleInputError, StoreError
 from arbitrage.plan import CLERK, READER, Task, changes, nearest_identity
 from arbitrage.records import Completion, Prompt
-from arbitrage.stages import Desk, execute, in_flight
+from arbitrage.stages import Desk, execute
 from arbitrage.store import Published, Store
 from harness import (
     Run,
@@ -1045,41 +1043,3 @@ def test_the_reader_without_a_prompt_set_says_so(tmp_path: Path, source: Path) -
     made = opened(make_config(tmp_path, {"t": fake(0.5)}, source))
     with pytest.raises(StageError, match="needs the prompt set"):
         asyncio.run(execute(reader_task(0), made.desks[CLERK]))
-
-
-# in_flight
-
-
-@given(st.integers(0, 30), st.integers(1, 8), st.integers(0, 2**32))
-@settings(max_examples=50, deadline=None)
-def test_in_flight_keeps_the_order_and_the_limit(count: int, limit: int, seed: int) -> None:
-    rng = random.Random(seed)
-    now = peak = 0
-
-    async def work(item: int) -> int:
-        nonlocal now, peak
-        now += 1
-        peak = max(peak, now)
-        for _ in range(rng.randrange(4)):
-            await asyncio.sleep(0)
-        now -= 1
-        return item * item
-
-    items = list(range(count))
-    assert asyncio.run(in_flight(items, work, limit)) == [item * item for item in items]
-    assert peak <= min(limit, count)
-    assert now == 0
-
-
-def test_the_first_exception_ends_the_others_and_comes_out_as_it_is() -> None:
-    finished: list[int] = []
-
-    async def work(item: int) -> None:
-        if item == 3:
-            raise EngineError("broken")
-        await asyncio.sleep(10 if item < 3 else 0)
-        finished.append(item)
-
-    with pytest.raises(EngineError, match="broken"):
-        asyncio.run(asyncio.wait_for(in_flight(range(50), work, 4), 5))
-    assert finished == []
