@@ -2,13 +2,18 @@
 
 Grows with the number of tasks, not of rows. Knows no Ray and no clock. A task that fails is tried
 again a bounded number of times; a role whose engine cannot work is set aside with its reason, and
-the others go on.
+the others go on: then shards are finished without a teacher that is set aside.
+
+A task whose replica dies is tried again too. From the second death on it is wary: it gets a replica
+for itself, and finds out which of its items is to blame. A role whose wary tasks keep dying, or
+whose tasks keep being given up, with none finished in between, is set aside.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from arbitrage.plan import CLERK, READER, Planner, Report, ShardState, Task, routed
@@ -19,10 +24,16 @@ if TYPE_CHECKING:
     from arbitrage.prompts import Shard
 
 
+WARY_AFTER = 2
+FAILURES_IN_A_ROW = 20
+"""Enough to isolate a prompt that kills its engine, about ten deaths, and then another one."""
+
+
 @dataclass
 class RoleWork:
     """One role's tasks. `held` could start, but the budget does not pay for them now. `rows` and
-    tokens count what was made in this session."""
+    tokens count what was made in this session, `failures` wary deaths and tasks given up since a
+    task was finished. `told`: whether the user knows that it is set aside."""
 
     name: str
     owner: str
@@ -34,7 +45,9 @@ class RoleWork:
     rows: int = 0
     errors: int = 0
     completion_tokens: int = 0
+    failures: int = 0
     set_aside: str = ""
+    told: bool = False
 
     @property
     def left(self) -> int:
@@ -53,6 +66,7 @@ class Board:
         self._unrouted: set[int] = set()
         self._attempts = attempts
         self._tries: Counter[Task] = Counter()
+        self._deaths: Counter[Task] = Counter()
         self._lost_loads: Counter[str] = Counter()
         self._stale: Counter[str] = Counter()
         self.given_up: dict[Task, str] = {}
@@ -97,6 +111,22 @@ class Board:
                 role.ready[task] = None
             else:
                 role.waiting.add(task)
+        if rest := self._without_set_aside(shard):
+            self.roles[rest.owner].ready.setdefault(rest)
+
+    def _without_set_aside(self, shard: ShardState) -> Task | None:
+        """The product of a shard whose complete one needs a teacher that is set aside, once all
+        else is there; none if it is made already, or nothing else was asked."""
+        pairs = self._planner.pairs(shard)
+        done = self._planner.is_done
+        kept = [p for p in pairs if done(p[0]) or not self.roles[p[0].owner].set_aside]
+        if not kept or len(kept) == len(pairs) or not all(done(t) for pair in kept for t in pair):
+            return None
+        if done(self._planner.select_task(shard, pairs)):
+            return None
+        rest = self._planner.select_task(shard, kept)
+        known = done(rest) or rest in self.roles[rest.owner].in_flight or rest in self.given_up
+        return None if known else rest
 
     @property
     def shards(self) -> int:
@@ -125,7 +155,7 @@ class Board:
         left is taken shard by shard.
         """
         roles = self.roles.values()
-        could = {r.owner: sorted((*r.ready, *r.held), key=lambda task: task.shard) for r in roles}
+        could = {r.owner: sorted((*r.ready, *r.held), key=_urgency) for r in roles}
         waiting = [task for role in roles for task in role.waiting]
         held = dear([task for tasks in could.values() for task in tasks], waiting)
         for role in roles:
@@ -137,10 +167,15 @@ class Board:
         held = {task.shard for role in self.roles.values() for task in role.held}
         return sum(self._shards[number].rows for number in held)
 
-    def take(self, owner: str) -> Task:
-        """The next task of a role, now in flight; StopIteration if none is ready."""
+    def wary(self, owner: str) -> int:
+        """How many of a role's next tasks want a replica for themselves; they come first."""
+        return sum(1 for _ in itertools.takewhile(lambda t: t.wary, self.roles[owner].ready))
+
+    def take(self, owner: str, *, wary: bool = False) -> Task:
+        """The next task of a role, now in flight; StopIteration if none is ready. A wary one is for
+        a replica that has no other."""
         role = self.roles[owner]
-        task = next(iter(role.ready))
+        task = next(task for task in role.ready if task.wary is wary)
         del role.ready[task]
         role.in_flight.add(task)
         return task
@@ -149,6 +184,7 @@ class Board:
         """Takes in a finished task and what it opens up."""
         role = self.roles[task.owner]
         role.in_flight.discard(task)
+        role.failures = 0
         if task.stage == "read":
             self._was_read(report.facts["shard"])
             role.rows += report.rows
@@ -168,7 +204,7 @@ class Board:
 
     def _revive(self, task: Task) -> None:
         """A task that was given up is done after all (by another replica): so others may be."""
-        if task.output not in self._dead:
+        if task not in self.given_up:
             return
         followers = [other for other in self._cut_off if other.shard == task.shard]
         for other in [task, *followers]:
@@ -184,16 +220,34 @@ class Board:
         self._add(ShardState(shard.number, shard.path, shard.rows))
         self._read_next()
 
-    def failed(self, task: Task, reason: str) -> bool:
-        """Takes back a task that failed; true if it will be tried again."""
+    def put_back(self, task: Task) -> None:
+        """Takes back a task that was stopped on request."""
         role = self.roles[task.owner]
         role.in_flight.discard(task)
-        self._tries[task] += 1
-        if self._tries[task] < self._attempts and not role.set_aside:
-            role.ready[task] = None
-            return True
-        self._give_up(task, reason)
-        return False
+        role.ready[task] = None
+
+    def failed(self, task: Task, reason: str, *, lost: bool = False) -> bool:
+        """Takes back a task that failed, or that was `lost` with its replica; true if it will be
+        tried again."""
+        role = self.roles[task.owner]
+        role.in_flight.discard(task)
+        if role.set_aside:
+            self._give_up(task, reason)
+            return False
+        counts = self._deaths if lost else self._tries
+        counts[task] += 1
+        again = lost or counts[task] < self._attempts
+        role.failures += task.wary if lost else not again
+        if again:
+            wary = self._deaths[task] >= WARY_AFTER
+            first, last = ({replace(task, wary=True): None}, {}) if wary else ({}, {task: None})
+            role.ready = {**first, **role.ready, **last}
+        else:
+            self._give_up(task, reason)
+        if role.failures >= FAILURES_IN_A_ROW:
+            self.set_aside(role.owner, f"it failed {role.failures} times in a row ({reason})")
+            return False
+        return again
 
     def _give_up(self, task: Task, reason: str) -> None:
         """Gives up a task and all that would need its output."""
@@ -241,3 +295,7 @@ class Board:
         role.in_flight.clear()
         for task in left:
             self._give_up(task, reason)
+
+
+def _urgency(task: Task) -> tuple[bool, int]:
+    return not task.wary, task.shard

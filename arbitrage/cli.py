@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from dataclasses import asdict
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,11 +22,13 @@ from rich.text import Text
 
 from arbitrage import __version__, tables
 from arbitrage.configfile import load
+from arbitrage.deadline import seconds_until
 from arbitrage.errors import ArbitrageError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from arbitrage.configfile import Loaded
     from arbitrage.progress import Progress
     from arbitrage.summary import Summary
 
@@ -39,6 +42,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+END_S = 10.0
+"""What the end of a run takes besides the answers in flight."""
 out = Console()
 err = Console(stderr=True)
 
@@ -111,21 +117,33 @@ def run(
     strict_ledger: Annotated[
         bool, typer.Option("--strict-ledger", help="Exit with 3 when any row is in quarantine.")
     ] = False,
+    stop_before: Annotated[
+        str | None,
+        typer.Option(
+            "--stop-before",
+            metavar="TIME",
+            help="Be over by then, resumable: 10m, 1h30m (from now), 06:00, 2030-01-31T06:00.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
 ) -> None:
     """Make everything that is missing. The same command resumes, adds teachers, judges anew.
 
-    Ctrl-C finishes the shards in flight and stops; a second Ctrl-C stops at once. Either way the
-    same command goes on from there.
+    Ctrl-C (or SIGTERM, SIGUSR1) ends the answers that are begun and stops; a second one stops at
+    once. Either way the same command goes on from there.
     """
     from arbitrage import pipeline
     from arbitrage.progress import Progress
 
     loaded = load(config, overrides or ())
+    now = datetime.now().astimezone()
+    left_s = None if stop_before is None else seconds_until(stop_before, now)
     progress = Progress(quiet=quiet)
     # Ray says on standard output that a replica died; that is for results alone.
     with contextlib.redirect_stdout(sys.stderr), _stop_on_signals(progress) as stop:
+        if left_s is not None:
+            _stop_in(left_s, loaded, stop, progress)
         summary = pipeline.run(loaded, progress, stop, strict=strict)
     if as_json:
         print(json.dumps(summary.as_dict(), indent=1))
@@ -136,25 +154,36 @@ def run(
 
 @contextlib.contextmanager
 def _stop_on_signals(progress: Progress) -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; the second one raises Stopped where the driver is."""
+    """An event that SIGINT, SIGTERM and SIGUSR1 set; the second raises Stopped in the driver."""
     stop = threading.Event()
 
     def handle(number: int, frame: Any) -> None:
         del frame
         if stop.is_set():
-            raise Stopped(
-                "stopped at once; the shards in flight will be made again by the next run"
-            )
+            raise Stopped("stopped at once; the next run goes on from what was finished")
         stop.set()
         name = "Ctrl-C" if number == signal.SIGINT else "the signal"
-        progress.say(f"stopping after the shards in flight; repeat {name} to stop at once")
+        progress.say(f"stopping after the answers in flight; repeat {name} to stop at once")
 
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:
         yield stop
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _stop_in(left_s: float, loaded: Loaded, stop: threading.Event, progress: Progress) -> None:
+    """Sets the event early enough that everything is written when the time is up."""
+    needed_s = min(loaded.config.cluster.grace_s + END_S, left_s / 2)
+
+    def end() -> None:
+        progress.say("stopping after the answers in flight, as the time is nearly up")
+        stop.set()
+
+    timer = threading.Timer(left_s - needed_s, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _exit_for(summary: Summary, *, strict_ledger: bool) -> None:

@@ -6,6 +6,7 @@ its tasks back as `Failed` with `lost` set; Ray itself never retries or restarts
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arbitrage.engines import ENGINES
 from arbitrage.errors import ArbitrageError, ConfigError, EngineLostError
+from arbitrage.options import EngineOptions
 from arbitrage.plan import CLERK, READER, Report, Task
 from arbitrage.scheduler import Slots
+from arbitrage.watch import Watch
 from arbitrage.worker import Worker
 
 if TYPE_CHECKING:
@@ -38,6 +41,10 @@ import ray.exceptions
 OBJECT_STORE_BYTES = 80 * 2**20
 """Rows never pass through Ray's object store, so it gets the least that Ray allows."""
 CONCURRENT_CALLS = 8
+PULSE_S = 2.0
+"""Busy replicas are asked so often whether they still produce."""
+SILENT_S = 120.0
+"""The reader and the clerk have no engine: of them it is enough that their process answers."""
 
 
 class Loaded(NamedTuple):
@@ -106,6 +113,9 @@ class Cluster:
         self._desk = desk
         self._replicas: dict[str, Replica] = {}
         self._loading: dict[Any, Replica] = {}
+        self._watch = Watch()
+        self._pulses: dict[Any, str] = {}
+        self._felt_s = 0.0
         self._count = 0
         self._total = Slots()
         self._lent: TemporaryDirectory[str] | None = None
@@ -214,6 +224,9 @@ class Cluster:
         replica = Replica(f"{owner}/{self._count}", owner, demand, handle, fresh=fresh)
         self._replicas[replica.name] = replica
         self._loading[handle.load.remote(owner)] = replica
+        config = self._config_of(owner)
+        if config is not None:
+            self._watch.begin(replica.name, config.resources.load_timeout_s, time.monotonic())
 
     def _environment(self, python: str) -> dict[str, Any]:
         """Another environment for a replica, with this package and nothing else of the driver's.
@@ -236,9 +249,17 @@ class Cluster:
         """Gives a loaded replica a task; a `Done` or `Failed` event follows."""
         replica = self._replicas[name]
         replica.tasks[replica.handle.execute.remote(task)] = task
+        self._watch.begin(name, self._hang_s(replica.owner), time.monotonic())
+
+    def halt(self) -> None:
+        """Lets replicas begin nothing new; their tasks end with Stopped, or are done after all."""
+        for replica in self._replicas.values():
+            replica.handle.halt.remote()
 
     def wait(self, timeout_s: float) -> list[Event]:
         """Everything that has happened, waiting for the first of it at most so long."""
+        if hanging := self._feel():
+            return hanging
         owners = {ref: r for r in self._replicas.values() for ref in r.tasks} | self._loading
         if not owners:
             time.sleep(timeout_s)
@@ -253,10 +274,51 @@ class Cluster:
             ) from error
         return [self._settle(ref, owners[ref]) for ref in ready]
 
+    def _feel(self) -> list[Event]:
+        """Asks busy replicas for their pulse now and then, and ends those without one."""
+        now_s = time.monotonic()
+        if now_s - self._felt_s < PULSE_S:
+            return []
+        self._felt_s = now_s
+        asked = list(self._pulses)
+        told = ray.wait(asked, num_returns=len(asked), timeout=0)[0] if asked else []
+        for ref in told:
+            name = self._pulses.pop(ref)
+            with contextlib.suppress(ray.exceptions.RayError):
+                self._watch.heard(name, ray.get(ref), now_s)
+        silent = set(self._pulses.values())
+        for name, replica in self._replicas.items():
+            if replica.tasks and name not in silent:
+                self._pulses[replica.handle.pulse.remote()] = name
+        return [e for name in self._watch.hanging(now_s) for e in self._end(self._replicas[name])]
+
+    def _end(self, replica: Replica) -> list[Event]:
+        """Kills a hanging replica; everything that it has is lost with it."""
+        self._watch.end(replica.name)
+        ray.kill(replica.handle)
+        del self._replicas[replica.name]
+        if replica.tasks:
+            after = f"{self._hang_s(replica.owner):g} s"
+            error = EngineLostError(f"its replica made nothing for {after} and was ended")
+            return [Failed(replica.name, task, error, lost=True) for task in replica.tasks.values()]
+        self._loading = {ref: other for ref, other in self._loading.items() if other is not replica}
+        error = EngineLostError("it took longer than `resources.load_timeout_s`")
+        return [LoadFailed(replica.name, replica.owner, error, lost=True)]
+
+    def _hang_s(self, owner: str) -> float:
+        """How long a replica at work may produce nothing: a server's own limits come first."""
+        config = self._config_of(owner)
+        if config is None:
+            return SILENT_S
+        slowest_s = config.options.slowest_s if isinstance(config.options, EngineOptions) else 0.0
+        return max(config.resources.hang_s, 2 * slowest_s)
+
     def _settle(self, ref: Any, replica: Replica) -> Event:
         if ref in self._loading:
             return self._settle_load(ref, replica)
         task = replica.tasks.pop(ref)
+        if not replica.tasks:
+            self._watch.end(replica.name)
         try:
             return Done(replica.name, task, ray.get(ref))
         except ray.exceptions.RayTaskError as error:
@@ -271,6 +333,7 @@ class Cluster:
 
     def _settle_load(self, ref: Any, replica: Replica) -> Event:
         del self._loading[ref]
+        self._watch.end(replica.name)
         try:
             ray.get(ref)
         except ray.exceptions.RayTaskError as error:
@@ -285,6 +348,7 @@ class Cluster:
 
     def _bury(self, replica: Replica) -> None:
         """Forgets a dead replica once it owes nothing more."""
+        self._watch.end(replica.name)
         replica.loaded = False
         if not replica.tasks and self._replicas.pop(replica.name, None) is not None:
             ray.kill(replica.handle)

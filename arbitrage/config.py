@@ -75,6 +75,12 @@ class Resources(Block):
     gpus: float = incidental(0.0, ge=0)
     memory_gb: float | None = incidental(None, gt=0)
     batch_size: int | None = incidental(None, ge=1, le=65_536)
+    hang_s: float = incidental(
+        600.0, gt=0, description="a replica at work that makes no token for so long is replaced"
+    )
+    load_timeout_s: float = incidental(
+        3600.0, gt=0, description="a replica that is not loaded by then is replaced"
+    )
     python: str | None = incidental(
         None,
         min_length=1,
@@ -309,6 +315,9 @@ class ClusterConfig(Block):
     cpus: int | None = incidental(None, ge=1, description="none: all of the machine")
     gpus: int | None = incidental(None, ge=0, description="none: all of the machine")
     attempts: int = incidental(3, ge=1, le=100, description="tries per task before it is given up")
+    grace_s: float = incidental(
+        20.0, ge=0, description="for answers that are begun when the run is told to stop"
+    )
 
 
 class BudgetConfig(Block):

@@ -6,11 +6,12 @@ there); each of them knows nothing of the others. Only tasks and small reports p
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from arbitrage import manifest
 from arbitrage.cluster import Done, Event, Failed, Loaded
-from arbitrage.errors import EngineError, StaleInputError, UsageError
+from arbitrage.errors import EngineError, StaleInputError, Stopped, UsageError
 from arbitrage.progress import RoleProgress
 from arbitrage.scheduler import RoleView, Start, Swap, assign, decide, with_swaps
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from arbitrage.board import Board, RoleWork
     from arbitrage.budget import Budget
     from arbitrage.cluster import Cluster
+    from arbitrage.plan import Task
     from arbitrage.progress import Progress
     from arbitrage.store import Store
 
@@ -37,11 +39,23 @@ def drive(
     store: Store,
     progress: Progress,
     stop: threading.Event,
+    grace_s: float,
 ) -> None:
-    """Works until nothing is left that can be done and paid; `stop`, once set, ends it after what
-    is in flight. Before it, `ration` says what is open at all."""
+    """Works until nothing is left that can be done and paid. Before it, `ration` says what is open
+    at all.
+
+    Once `stop` is set nothing new is begun: replicas keep what is finished, for which, and for the
+    answers that are begun, there are `grace_s` seconds.
+    """
+    halted_s: float | None = None
     while (board.is_open() and not stop.is_set()) or board.in_flight():
-        if not stop.is_set():
+        if halted_s is not None:
+            if time.monotonic() - halted_s > grace_s:
+                return
+        elif stop.is_set():
+            halted_s = time.monotonic()
+            cluster.halt()
+        else:
             hand_out(board, budget, cluster)  # first: what is handed out needs no further replica
             apply_decisions(board, cluster)
         for event in cluster.wait(WAIT_S):
@@ -72,11 +86,21 @@ def ration(board: Board, budget: Budget) -> None:
 def hand_out(board: Board, budget: Budget, cluster: Cluster) -> None:
     """Gives ready tasks to loaded replicas that have room."""
     for owner, role in board.roles.items():
-        load = {r.name: len(r.tasks) for r in cluster.replicas(owner) if r.loaded}
-        for replica in assign(len(role.ready), load):
-            task = board.take(owner)
-            budget.reserve(task)
-            cluster.submit(replica, task)
+        replicas = [r for r in cluster.replicas(owner) if r.loaded]
+        wary = {r.name for r in replicas if any(task.wary for task in r.tasks.values())}
+        load = {r.name: len(r.tasks) for r in replicas if r.name not in wary}
+        waiting = board.wary(owner)
+        for replica in sorted(load, key=lambda name: (load[name], name))[:waiting]:
+            if not load.pop(replica):  # else it is kept free until it has nothing else to do
+                waiting -= 1
+                _give(board.take(owner, wary=True), replica, budget, cluster)
+        for replica in assign(len(role.ready) - waiting, load):
+            _give(board.take(owner), replica, budget, cluster)
+
+
+def _give(task: Task, replica: str, budget: Budget, cluster: Cluster) -> None:
+    budget.reserve(task)
+    cluster.submit(replica, task)
 
 
 def settle(event: Event, board: Board, budget: Budget, store: Store, progress: Progress) -> None:
@@ -99,17 +123,25 @@ def settle(event: Event, board: Board, budget: Budget, store: Store, progress: P
             board.set_aside(event.owner, _sentence(event.error))
         store.append_event("load_failed", role=name, error=_sentence(event.error))
         progress.say(f"{name} could not be loaded: {_sentence(event.error)}")
+    for role in board.roles.values():
+        if role.set_aside and not role.told:
+            role.told = True
+            store.append_event("set_aside", role=role.name, reason=role.set_aside)
+            progress.say(f"{role.name} is set aside in this run: {role.set_aside}")
 
 
 def _take_back(event: Failed, board: Board, store: Store, progress: Progress) -> None:
     task, reason = event.task, _sentence(event.error)
+    if isinstance(event.error, Stopped):
+        board.put_back(task)
+        return
     if isinstance(event.error, StaleInputError):
         again = board.stale(task, event.error.scores, reason)
     elif isinstance(event.error, EngineError | UsageError):
         board.set_aside(task.owner, reason)
         again = False
     else:
-        again = board.failed(task, reason)
+        again = board.failed(task, reason, lost=event.lost)
     name = board.roles[task.owner].name
     outcome = "it is tried again" if again else "it is given up in this run"
     store.append_event("task_failed", role=name, output=task.output, error=reason, again=again)

@@ -26,6 +26,11 @@ class EngineOptions(Block):
         """Money per million tokens of prompt and of completion; none where there is no price."""
         return None
 
+    @property
+    def slowest_s(self) -> float:
+        """How long one request may take by the engine's own limits; 0 where it has none."""
+        return 0.0
+
     def check_teacher(self, teacher: Any) -> None:
         """Raises ValueError, one sentence, where a teacher asks for what the engine cannot do."""
 
@@ -192,6 +197,11 @@ class EndpointOptions(EngineOptions):
         """A price that is not set beside one that is counts as 0."""
         prices = (self.price_per_million_input, self.price_per_million_output)
         return None if prices == (None, None) else (prices[0] or 0.0, prices[1] or 0.0)
+
+    @property
+    def slowest_s(self) -> float:
+        """One attempt, and the wait before the next."""
+        return self.total_timeout_s + self.max_wait_s
 
     def variables(self) -> tuple[str, ...]:
         """The key's, and those of further headers."""

@@ -62,7 +62,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         if board.is_open():
             desk = Desk(store, config, components, prompt_set=prompt_set, token=token)
             with progress, Cluster(desk) as cluster:
-                drive(board, budget, cluster, store, progress, stop)
+                drive(board, budget, cluster, store, progress, stop, config.cluster.grace_s)
         manifest.record_end(store, components, planner)
     return summary.of_run(
         store,

@@ -19,7 +19,7 @@ from arbitrage.store import shard_number
 from arbitrage.usage import Usage, total_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from arbitrage.components import Component, Components
     from arbitrage.store import Listing, Store
@@ -112,7 +112,7 @@ class Planner:
             yield route
             return
         pairs = self.pairs(shard)
-        for task in (*itertools.chain(*pairs), self._select(shard, pairs)):
+        for task in (*itertools.chain(*pairs), self.select_task(shard, pairs)):
             if not self.is_done(task):
                 yield task
 
@@ -138,7 +138,8 @@ class Planner:
         score = Task("score", arbiter.fingerprint, shard.number, inputs, judged, key, rows, asked)
         return generate, score
 
-    def _select(self, shard: ShardState, pairs: list[tuple[Task, Task]]) -> Task:
+    def select_task(self, shard: ShardState, pairs: Sequence[tuple[Task, Task]]) -> Task:
+        """The product of a shard from these pairs' candidates; of all of them, it is complete."""
         folder = self.folder_of(self.components.selector)
         made_of = [f"{generate.owner}/{generate.key}" for generate, _ in pairs]
         # Many readers want the same columns in all files of a folder, an earlier version's too.

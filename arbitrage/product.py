@@ -48,7 +48,7 @@ def build(
     pool = _pool(prompts, parts, enforced)
     choice = SELECTORS[components.selector.name](pool.field)
     selected = _selected(prompts, parts, components, pool, choice)
-    lost = _lost(prompts, pool, choice)
+    lost = _lost(prompts, pool, choice, components.covered)
     if selected.num_rows + lost.num_rows != prompts.num_rows:
         raise StageError(
             f"{selected.num_rows} selected and {lost.num_rows} lost do not make "
@@ -219,10 +219,13 @@ def _summaries(parts: list[Part], pool: _Pool, choice: Choice) -> pa.ListArray:
     )
 
 
-def _lost(prompts: pa.Table, pool: _Pool, choice: Choice) -> pa.Table:
+def _lost(prompts: pa.Table, pool: _Pool, choice: Choice, covered: frozenset[str]) -> pa.Table:
     rows = np.flatnonzero(~choice.chosen)
     asked = prompts.take(pa.array(rows)).to_pylist() if len(rows) else []
-    told = [_why(pool, choice, int(row)) for row in rows]
+    told = [
+        _why(pool, choice, int(row), covered=prompt["language"] in covered)
+        for row, prompt in zip(rows, asked, strict=True)
+    ]
     lost = [
         {
             "stage": "select",
@@ -236,11 +239,18 @@ def _lost(prompts: pa.Table, pool: _Pool, choice: Choice) -> pa.Table:
     return pa.Table.from_pylist(lost, QUARANTINE)
 
 
-def _why(pool: _Pool, choice: Choice, row: int) -> tuple[str, str]:
+NOBODY = {
+    False: ("no_teacher", "no teacher of the pool covers its language"),
+    True: ("set_aside", "its teachers were set aside; the next run takes them up again"),
+}
+"""Why there is no candidate, by whether a teacher covers the language."""
+
+
+def _why(pool: _Pool, choice: Choice, row: int, *, covered: bool) -> tuple[str, str]:
     """Reason and detail for a prompt without an eligible candidate."""
     mine = choice.order[choice.starts[row] : choice.starts[row + 1]]
     if not len(mine):
-        return "no_teacher", "no teacher of the pool covers its language"
+        return NOBODY[covered]
     names: list[str] = []
     for candidate in pool.table.take(pa.array(mine)).to_pylist():
         problem = candidate["error"] or ", ".join(candidate["gates"]) or "not chosen"

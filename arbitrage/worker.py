@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from arbitrage.engines import build_generator, build_scorer
 from arbitrage.plan import CLERK, READER
+from arbitrage.pulse import beats
 from arbitrage.stages import execute
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Worker:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._asked = 0
         gc.set_threshold(GC_THRESHOLD)
 
     async def load(self, owner: str) -> None:
@@ -48,6 +50,15 @@ class Worker:
         if engine is not None:
             await asyncio.to_thread(engine.close)
             gc.freeze()
+
+    async def pulse(self) -> int:
+        """A number that stands still when the engine does; without one it never does."""
+        self._asked += 1
+        return self._asked if self._desk.engine is None else beats()
+
+    async def halt(self) -> None:
+        """Begins nothing new: tasks keep what they have and end with Stopped."""
+        self._desk.halted = True
 
     async def execute(self, task: Task) -> Report:
         """Does one task."""

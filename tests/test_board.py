@@ -377,3 +377,106 @@ def test_losses_while_loading_are_forgiven_once_a_replica_could_be_loaded() -> N
     board.loaded(owner)
     assert not board.load_lost(owner)
     assert board.load_lost(owner)
+
+
+# replicas that die under a task, and what is finished without a teacher
+
+
+def lost(board: Board, task: Task) -> bool:
+    return board.failed(task, "the replica died", lost=True)
+
+
+def test_a_task_whose_replica_dies_is_tried_again_and_then_apart_from_others() -> None:
+    components, board = imagined(1, shards=shard_states(), unread=False, attempts=1)
+    task = play_until(board, components, "generate")
+    while board.roles[CLERK].ready:
+        board.finished(route := board.take(CLERK), pretend(route, components, SHARDS))
+    assert lost(board, task)
+    assert board.wary(task.owner) == 0
+    assert lost(board, next(t for t in iter(lambda: board.take(task.owner), None) if t == task))
+    assert board.wary(task.owner) == 1, "it comes first"
+    wary = board.take(task.owner, wary=True)
+    assert wary == task
+    assert wary.wary
+    with pytest.raises(StopIteration):
+        board.take(task.owner, wary=True)
+
+
+def test_mass_deaths_set_no_role_aside() -> None:
+    """A node takes many replicas with it, and so do two."""
+    components, board = imagined(1, shards=shard_states(60), unread=False)
+    while board.roles[CLERK].ready:
+        board.finished(route := board.take(CLERK), pretend(route, components, 60))
+    owner = components.teachers[0].fingerprint
+    for _ in range(2):
+        taken = [board.take(owner) for _ in range(len(board.roles[owner].ready))]
+        assert all(lost(board, task) for task in taken)
+    assert not board.roles[owner].set_aside
+    assert board.wary(owner) == 60
+
+
+def test_a_teacher_whose_wary_tasks_keep_dying_is_set_aside() -> None:
+    components, board = imagined(2, shards=shard_states(), unread=False)
+    task = play_until(board, components, "generate")
+    owner = task.owner
+    deaths = 0
+    while not board.roles[owner].set_aside:
+        if deaths:
+            task = board.take(owner, wary=board.wary(owner) > 0)
+        lost(board, task)
+        deaths += 1
+        assert deaths < 50
+    assert "times in a row" in board.roles[owner].set_aside
+    assert deaths > 15, "time enough to find one prompt that kills its engine"
+    play(board, components)
+    assert is_over(board)
+
+
+def test_a_finished_task_forgives_the_deaths_before_it() -> None:
+    components, board = imagined(1, shards=shard_states(), unread=False)
+    task = play_until(board, components, "generate")
+    for _ in range(60):
+        assert lost(board, task)
+        wary = board.wary(task.owner) > 0
+        if board.roles[task.owner].failures > 10:
+            board.finished(board.take(task.owner, wary=wary), Report(10))
+            return
+        task = board.take(task.owner, wary=wary)
+    raise AssertionError("it never failed often enough")
+
+
+@pytest.mark.parametrize("arbiter", [False, True])
+def test_shards_are_finished_without_a_teacher_that_is_set_aside(arbiter: bool) -> None:
+    components, board = imagined(3, shards=shard_states(), unread=False)
+    task = play_until(board, components, "generate")
+    board.set_aside(components.arbiter.fingerprint if arbiter else task.owner, "broken")
+    done = play(board, components)
+    products = [t for t in done if t.stage == "select"]
+    assert len(products) == (0 if arbiter else SHARDS)
+    for product in products:
+        parts = [path for path in product.inputs if path.startswith("candidates/")]
+        assert len(parts) == 2
+    assert is_over(board)
+    given_up = [t for t in board.given_up if t.stage == "select"]
+    assert len(given_up) == SHARDS, "the complete one is still owed"
+
+
+def test_the_complete_product_replaces_the_one_without_a_teacher() -> None:
+    components, board = imagined(2, shards=shard_states(1), unread=False)
+    late = play_until(board, components, "generate")
+    board.set_aside(late.owner, "broken")
+    (first,) = [t for t in play(board, components) if t.stage == "select"]
+    board.finished(late, pretend(late, components, 1))
+    (second,) = [t for t in play(board, components) if t.stage == "select"]
+    assert first.output == second.output
+    assert first.key != second.key
+    assert not board.given_up
+
+
+def test_a_task_that_was_stopped_is_there_to_be_taken_again() -> None:
+    components, board = imagined(1, shards=shard_states(1), unread=False, attempts=1)
+    task = play_until(board, components, "generate")
+    board.put_back(task)
+    assert not board.in_flight()
+    assert board.is_open()
+    assert board.take(task.owner) == task

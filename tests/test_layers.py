@@ -22,14 +22,14 @@ ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 
 STORY = (
     ("errors", "records", "languages", "stats", "usage", "pulse"),
-    ("identity", "blocks"),
+    ("identity", "blocks", "deadline"),
     ("options",),
     ("config",),
     ("components", "advice"),
     ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
     ("prompts", "arbiter", "gates", "plan", "product", "journal"),
     ("resumable",),
-    ("stages", "scheduler", "budget", "progress", "board", "manifest", "summary"),
+    ("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary"),
     ("worker",),
     ("cluster",),
     ("driver",),

@@ -290,7 +290,7 @@ def test_lost_prompts_stand_in_quarantine_with_reason_and_detail() -> None:
     assert reason == "errors"
     assert sorted(detail.split("; ")) == ["alpha #0: too long", "beta #0: no score"]
     assert told["mixed"] == ("gates_and_errors", "alpha #0: empty; beta #2: too long")
-    assert told["none"][0] == "no_teacher"
+    assert told["none"][0] == "set_aside"
     assert {row["stage"] for row in lost} == {"select"}
     assert (lost[3]["raw"], lost[3]["source"], lost[3]["line"]) == (text[:RAW_CHARS], "b.csv", 3)
     assert lost[0]["raw"] == "question gated"
@@ -315,7 +315,7 @@ def test_a_candidate_that_is_gated_and_unscored_is_both() -> None:
 def test_no_teacher_at_all_loses_every_prompt() -> None:
     rows, lost = built(shard(prompt("a"), prompt("b")))
     assert rows == []
-    assert [row["reason"] for row in lost] == ["no_teacher"] * 2
+    assert [row["reason"] for row in lost] == ["set_aside"] * 2
 
 
 def test_an_empty_shard_gives_two_empty_tables_of_the_right_schema() -> None:
@@ -419,7 +419,7 @@ def test_selected_and_lost_are_all_prompts_and_every_row_is_right(
             gated = any({*row.gates} & {*enforced} for _, row in mine)
             errors = any(row.score is None for _, row in mine)
             words = {(True, True): "gates_and_errors", (True, False): "gates"}
-            assert reasons[name] == (words.get((gated, errors), "errors") if mine else "no_teacher")
+            assert reasons[name] == (words.get((gated, errors), "errors") if mine else "set_aside")
 
 
 def check_selected(

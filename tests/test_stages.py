@@ -505,16 +505,26 @@ def test_an_engine_that_drops_a_completion_is_broken_and_nothing_is_published(
     assert leftovers(made) == []
 
 
-def test_a_broken_teacher_is_set_aside_and_the_others_give_no_half_product(
+def test_a_broken_teacher_is_set_aside_and_the_shards_are_finished_without_it(
     tmp_path: Path, source: Path
 ) -> None:
     teachers = {"liar": fake(0.5, options={"lie": "drop"}), "sound": fake(0.6)}
     made = run(make_config(tmp_path, teachers, source))
     liar = made.components.teachers[0]
     assert made.board.roles[liar.fingerprint].set_aside
-    assert Counter(made.stages) == {"read": 3, "route": 3, "generate": 3, "score": 3}
+    assert Counter(made.stages) == {"read": 3, "route": 3, "generate": 3, "score": 3, "select": 3}
     assert [task.stage for task in lost_first(made.board)] == ["generate"] * 3
-    assert made.frame("selected").empty
+    rows = made.frame("selected")
+    assert set(rows.teacher) == {"sound"}
+    assert sorted(rows.prompt_id) == sorted(made.frame("prompts").prompt_id)
+    again = run(made.config)
+    assert Counter(again.stages) == {}, "nothing but what failed is tried again"
+    assert len(lost_first(again.board)) == 3
+    engines = {"liar": build_generator(made.components.teachers[1])}
+    healed = run(made.config, engines)
+    assert Counter(healed.stages) == {"generate": 3, "score": 3, "select": 3}
+    assert not healed.board.given_up
+    assert all(len(found) == 2 for found in healed.frame("selected").candidates)
 
 
 @pytest.mark.parametrize("stage", ["generate", "score"])

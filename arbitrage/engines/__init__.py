@@ -9,6 +9,8 @@ Contract of every engine:
 * deterministic: the same request gives the same result whatever else is in flight;
 * raises ItemError when this one item cannot be done, any other exception when the engine is broken;
 * `max_in_flight` is how many items it can make use of at once;
+* whatever it produces, each token or at least each answer, it tells `pulse.beat`: an engine that
+  is at work and tells nothing for long is taken to hang;
 * tokens that it pays for and gives no Completion for (a judge's, say) it tells `usage.note`.
 """
 

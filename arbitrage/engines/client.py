@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arbitrage.options import EndpointOptions
+from arbitrage.pulse import beat
 
 R = TypeVar("R")
 
@@ -224,6 +225,8 @@ class Client:
             raise EngineError(f"server {self.server} cannot be asked; check `base_url:`") from None
         except httpx.TransportError as error:
             raise Again(self.told(str(error) or type(error).__name__)) from None
+        finally:
+            beat()  # a server that fails is no engine that hangs: its limits are its own
 
     def _url(self, path: str) -> str:
         """A path that starts with a slash is beside the API, not below its version."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, cast
 from arbitrage import __version__
 from arbitrage.errors import ItemError
 from arbitrage.options import FakeOptions
+from arbitrage.pulse import beat
 from arbitrage.records import Completion
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class _Fake:
 
     async def _happen(self) -> None:
         self._requests += 1
+        beat()
         if not self._eventful:
             return
         options = self._options

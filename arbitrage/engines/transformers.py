@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from arbitrage.components import Arbiter, Teacher
     from arbitrage.config import Reasoning, Sampling, Served
     from arbitrage.options import TransformersOptions
-    from arbitrage.records import Completion, Prompt
+    from arbitrage.pulse import beat
+from arbitrage.records import Completion, Prompt
 
 R = TypeVar("R")
 
@@ -211,6 +212,7 @@ class TransformersScorer(_Engine):
         inputs = self._tensors(pairs, group[0], [pad] * len(pairs), left=False)
         with torch.inference_mode():
             scores = self._model(**inputs).logits.float()
+        beat(len(scores))
         return cast("list[float | Exception]", scores[: len(rows), 0].tolist())
 
 
@@ -222,6 +224,7 @@ class _Choice:
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.broken |= ~scores.amax(-1).isfinite()
+        beat(len(scores))
         for step in self._steps:
             scores = step(input_ids, scores)
         return scores

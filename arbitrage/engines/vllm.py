@@ -29,6 +29,7 @@ from arbitrage.engines import vllm_worker
 from arbitrage.engines.chat import Asked, Chat, token_ids
 from arbitrage.engines.stepper import Stepper
 from arbitrage.errors import EngineError, EngineLostError, ItemError
+from arbitrage.pulse import beat
 
 os.environ.update(arguments.ENVIRONMENT | os.environ)
 
@@ -88,6 +89,7 @@ class _Own:
     def __init__(self, settings: AsyncEngineArgs) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         self.engine = LLMEngine.from_engine_args(settings, UsageContext.LLM_CLASS)
+        _tell_tokens(self.engine.output_processor)
 
     def add(self, key: str, request: _Request) -> None:
         try:
@@ -107,6 +109,17 @@ class _Own:
         gc.unfreeze()  # an engine holds itself in circles, and a replica freezes what it has loaded
         del self.engine
         gc.collect()
+
+
+def _tell_tokens(processor: Any) -> None:
+    """Counts what every step brings: answers alone may take longer than a hanging engine should."""
+    process = processor.process_outputs
+
+    def counted(outputs: Sequence[Any], *rest: Any, **more: Any) -> Any:
+        beat(len(outputs))
+        return process(outputs, *rest, **more)
+
+    processor.process_outputs = counted
 
 
 @contextlib.contextmanager
@@ -148,6 +161,7 @@ class _Separate:
         except BaseException:
             self._end_loop()
             raise
+        _tell_tokens(self.engine.output_processor)
 
     async def _build(self, settings: AsyncEngineArgs) -> AsyncLLM:
         return AsyncLLM.from_engine_args(settings, usage_context=UsageContext.LLM_CLASS)
