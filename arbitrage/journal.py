@@ -36,8 +36,9 @@ class Journal:
     """Reads what earlier attempts have left, and adds to it.
 
     `found` maps finished items to their results as plain data. `trial` names the items of the last
-    attempt to find out which of them kills the engine, those that did not finish in it; `alone`
-    counts how often an item was tried by itself. `spent` is what finished and unfinished items have
+    attempt to find out which of them kills the engine, those that did not finish in it; `tried`
+    counts how often an item was in one by itself, `alone` only where the engine was known to work.
+    `deadly` are those that were found out. `spent` is what finished and unfinished items have
     cost beyond what their results tell.
     """
 
@@ -48,7 +49,9 @@ class Journal:
         self._lines: list[bytes] = []
         self._is_there = False
         self.found: dict[str, Any] = {}
+        self.tried: Counter[str] = Counter()
         self.alone: Counter[str] = Counter()
+        self.deadly: set[str] = set()
         self.trial: list[str] = []
         self.spent = Usage()
         self.torn = 0
@@ -63,7 +66,9 @@ class Journal:
                 self.found[key] = value
             elif "trial" in told:
                 self.trial = told["trial"]
-                self.alone.update(self.trial if len(self.trial) == 1 else ())
+                self._count(told["works"])
+            elif "deadly" in told:
+                self.deadly.add(told["deadly"])
             else:
                 self.spent = self.spent.plus(Usage(**told["spent"]))
         self.trial = [key for key in self.trial if key not in self.found]
@@ -87,9 +92,22 @@ class Journal:
         """Notes a finished item; `value` is plain data."""
         self._add({"done": [key, value]})
 
-    def note_trial(self, keys: Sequence[str]) -> None:
-        """Notes that these are about to be done by themselves: one of them may end the process."""
-        self._add({"trial": list(keys)})
+    def _count(self, works: bool) -> None:
+        if len(self.trial) == 1:
+            self.tried.update(self.trial)
+            self.alone.update(self.trial if works else ())
+
+    def note_trial(self, keys: Sequence[str], *, works: bool) -> None:
+        """Notes that these are about to be done by themselves: one of them may end the process.
+        `works`: whether the engine was seen to do others."""
+        self.trial = list(keys)
+        self._add({"trial": self.trial, "works": works})
+        self._count(works)
+
+    def note_deadly(self, key: str) -> None:
+        """Notes that an item was given up because it kills its engine."""
+        self.deadly.add(key)
+        self._add({"deadly": key})
 
     def note_spent(self, usage: Usage) -> None:
         """Notes what was spent besides."""

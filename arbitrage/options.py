@@ -53,6 +53,7 @@ class FakeOptions(Block):
     truncate: float = Field(0.0, ge=0, le=1, description="share of answers that are cut off")
     empty: float = Field(0.0, ge=0, le=1, description="share of answers without text")
     fail: float = Field(0.0, ge=0, le=1, description="share of prompts that fail for good")
+    deadly: float = Field(0.0, ge=0, le=1, description="share of prompts that end its process")
     lie: Literal["no", "drop", "nan"] = Field(
         "no", description="break the contract: one completion too few, or a score that is no number"
     )

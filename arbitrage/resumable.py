@@ -4,7 +4,8 @@
 * A task that is asked to stop begins no new item, waits for those that it has begun, and says so.
 * A task under which the engine keeps dying is done warily: a few items at a time, each such trial
   noted beforehand. What dies with a trial is halved, until one item that was alone in it, more than
-  once, is known to kill its engine; that item gets an error, and the others go on.
+  once, is known to kill its engine; that item gets an error, and the others go on. An engine that
+  does not do any other item before is broken, and no item is to blame.
 
 Knows no stage: items are anything, results whatever the stage's codec turns into plain data.
 """
@@ -68,6 +69,7 @@ class Resumable(Generic[T, R]):
         self._fresh: list[str] = []
         self._flushing = asyncio.Lock()
         self._told = Usage()
+        self._works = False
         self.results: dict[str, R] = {}
 
     async def finish(self, *, wary: bool) -> Usage:
@@ -123,14 +125,30 @@ class Resumable(Generic[T, R]):
             if len(suspects) == 1 and journal.alone[suspects[0]] >= TRIES_ALONE:
                 self._condemn(suspects.pop(), missing)
             else:
-                trial = suspects[: -(-len(suspects) // 2)] or missing[: self._limit]
-                journal.note_trial(trial)
-                journal.alone.update(trial if len(trial) == 1 else ())
-                await self._flush(meter)
-                await self._do(trial)
+                await self._try(self._next_trial(missing, suspects), meter)
             await self._flush(meter)
             missing = [key for key in missing if key not in self.results]
             suspects = [key for key in suspects if key not in self.results]
+
+    def _next_trial(self, missing: list[str], suspects: list[str]) -> list[str]:
+        """Half of the suspects; before one is alone, another item shows that the engine works."""
+        if len(suspects) == 1 and not self._works:
+            return self._witnesses(missing, suspects)[:1] or suspects
+        return suspects[: -(-len(suspects) // 2)] or missing[: self._limit]
+
+    def _witnesses(self, missing: list[str], suspects: list[str]) -> list[str]:
+        """What went well before, to be done once more; else what was not tried yet."""
+        kin = {self._work.kin(self._items[key]) for key in suspects}
+        done = [key for key in self.results if key not in self._journal.deadly]
+        others = sorted(missing, key=lambda key: self._journal.tried[key])
+        return [k for k in (*done[:1], *others) if self._work.kin(self._items[k]) not in kin]
+
+    async def _try(self, trial: list[str], meter: Meter) -> None:
+        """Does a few items and nothing else; what is on the disk tells if this is the end."""
+        self._journal.note_trial(trial, works=self._works)
+        await self._flush(meter)
+        await self._do(trial)
+        self._works = True
 
     def _condemn(self, key: str, missing: Iterable[str]) -> None:
         """Gives an item up, and its kin with it."""
@@ -140,6 +158,7 @@ class Resumable(Generic[T, R]):
         for other in missing:
             if work.kin(self._items[other]) == kin and other not in self.results:
                 self.results[other] = work.deadly(self._items[other], told)
+                self._journal.note_deadly(other)
                 self._fresh.append(other)
 
     async def _flush_now_and_then(self, meter: Meter) -> None:

@@ -234,6 +234,7 @@ def of_status(found: Status) -> Group:
         Text(f"{found.run}: {state}{ago}"),
         Text(f"{found.prompts:,} prompts in {found.shards:,} shards{unrouted}"),
         table,
+        *(harmless(f"set aside: {n} ({why})", "red") for n, why in found.set_aside.items()),
     )
 
 

@@ -158,7 +158,7 @@ class RoleStatus:
 
 @dataclass
 class Status:
-    """A run as its files tell."""
+    """A run as its files tell; `set_aside`: teachers that the last call gave up, and why."""
 
     run: str
     running: bool
@@ -167,6 +167,7 @@ class Status:
     shards: int
     unrouted: int
     roles: list[RoleStatus]
+    set_aside: dict[str, str]
     last_event: dict[str, Any] | None
     seconds_since_event: float | None
 
@@ -210,8 +211,13 @@ def status(place: Path) -> Status:
     for owner, paths in files.items():
         _add_footers(roles[owner], list(store.footers(paths).values()))
     last = None
+    set_aside: dict[str, str] = {}
     for event in store.events():
         last = event
+        if event["event"] == "run_started":
+            set_aside = {}
+        elif event["event"] == "set_aside":
+            set_aside[event["role"]] = event["reason"]
     return Status(
         str(store.root),
         running := store.is_held(),
@@ -220,6 +226,7 @@ def status(place: Path) -> Status:
         len(shards),
         sum(shard.routed is None for shard in shards),
         list(roles.values()),
+        set_aside,
         last,
         round(time.time() - last["time"], 1) if last else None,
     )

@@ -449,6 +449,7 @@ def test_a_finished_task_forgives_the_deaths_before_it() -> None:
 def test_shards_are_finished_without_a_teacher_that_is_set_aside(arbiter: bool) -> None:
     components, board = imagined(3, shards=shard_states(), unread=False)
     task = play_until(board, components, "generate")
+    board.put_back(task)
     board.set_aside(components.arbiter.fingerprint if arbiter else task.owner, "broken")
     done = play(board, components)
     products = [t for t in done if t.stage == "select"]

@@ -305,13 +305,13 @@ def tries_until_done(folder: Path, items: dict[str, int], deadly: set[int], **mo
 def test_exactly_the_items_that_kill_their_engine_are_given_up(
     tmp_path_factory: pytest.TempPathFactory, count: int, data: st.DataObject
 ) -> None:
-    deadly = data.draw(st.sets(st.integers(0, count - 1), max_size=3))
+    deadly = data.draw(st.sets(st.integers(0, count - 1), max_size=min(3, count - 1)))
     folder = tmp_path_factory.mktemp("run")
     results, deaths = tries_until_done(folder, items_of(range(count)), deadly)
     assert {int(key) for key, told in results.items() if told != "fine"} == deadly
     assert len(results) == count
     each = math.ceil(math.log2(16)) + TRIES_ALONE
-    assert deaths <= 2 + len(deadly) * (each + 1)
+    assert deaths <= 2 + len(deadly) * (each + len(deadly))
 
 
 def test_the_kin_of_what_kills_its_engine_need_not_be_tried(tmp_path: Path) -> None:
@@ -321,6 +321,17 @@ def test_the_kin_of_what_kills_its_engine_need_not_be_tried(tmp_path: Path) -> N
     given_up = {int(key) for key, told in results.items() if told != "fine"}
     assert given_up == {20, 21, 22, 23}
     assert deaths <= 2 + math.ceil(math.log2(16)) + TRIES_ALONE + 1, "one was isolated, not each"
+
+
+def test_an_engine_that_always_dies_is_no_items_fault(tmp_path: Path) -> None:
+    async def work(_: int) -> None:
+        raise EngineLostError("it died")
+
+    for _ in range(40):
+        with pytest.raises(EngineLostError):
+            attempt(tmp_path, items_of(range(20)), work, wary=True)
+    results, _ = attempt(tmp_path, items_of(range(20)), square)
+    assert results == {str(n): n * n for n in range(20)}
 
 
 def test_an_attempt_goes_on_warily_after_the_driver_was_started_anew(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _QUALITY = re.compile(r"\((\d\.\d{4})\)$")
 _SPREAD = 0.4
 _PARTS = 2**16
+DEATH = 13
 
 
 def build_generator(teacher: Teacher) -> FakeGenerator:
@@ -88,7 +89,7 @@ class _Fake:
             if mark.exists():
                 return
             mark.touch()
-        os._exit(13)
+        os._exit(DEATH)
 
 
 class FakeGenerator(_Fake):
@@ -106,6 +107,8 @@ class FakeGenerator(_Fake):
     ) -> list[Completion]:
         await self._happen()
         options = self._options
+        if options.deadly and _draw(f"deadly/{prompt.id}")[0] < options.deadly * _PARTS:
+            os._exit(DEATH)
         if options.fail and _draw(f"fail/{prompt.id}/{self._voice}")[0] < options.fail * _PARTS:
             raise ItemError("the fake engine was told to fail on this prompt")
         kept = seeds[:-1] if options.lie == "drop" else seeds
