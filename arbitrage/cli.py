@@ -24,6 +24,7 @@ from arbitrage import __version__, tables
 from arbitrage.configfile import load
 from arbitrage.deadline import seconds_until
 from arbitrage.errors import ArbitrageError, Stopped, UsageError
+from arbitrage.files import has_scheme
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,8 @@ err = Console(stderr=True)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run's config.")]
 RunPath = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory, or the config that names it.")
+    str,
+    typer.Argument(metavar="RUN", help="A run directory or address, or the config that names it."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -227,9 +229,10 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
         out.print(tables.of_plan(found), soft_wrap=True)
 
 
-def _run_of(place: Path) -> Path:
-    """The run directory that a config names, or the folder itself."""
-    return Path(load(place).config.run) if place.is_file() else place
+def _run_of(place: str) -> str:
+    """The run that a config names, or the folder or address itself."""
+    is_config = not has_scheme(place) and Path(place).is_file()
+    return load(Path(place)).config.run if is_config else place
 
 
 @app.command()

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from arbitrage.blocks import Block, incidental
+from arbitrage.errors import UsageError
+from arbitrage.files import refuse_secrets
 from arbitrage.languages import parse_tag
 from arbitrage.options import OPTIONS, EngineOptions
 
@@ -307,6 +309,9 @@ class OutputConfig(Block):
     """How files are written."""
 
     compression: Literal["zstd", "snappy", "none"] = incidental("zstd")
+    patience_s: float = incidental(
+        120.0, ge=0, description="for a full disk or a failing store, before the run gives up"
+    )
 
 
 class ClusterConfig(Block):
@@ -339,7 +344,9 @@ class BudgetConfig(Block):
 class RunConfig(Block):
     """One run: prompts in, a pool of teachers, an Arbiter, and the best completion per prompt."""
 
-    run: str = incidental(..., min_length=1, description="the run directory")
+    run: str = incidental(
+        ..., min_length=1, description="a folder, or an address such as s3://bucket/run"
+    )
     seed: int = Field(0, ge=0)
     prompts: PromptsConfig
     families: dict[str, tuple[str, ...]] = Field({}, description="redefines language families")
@@ -351,6 +358,15 @@ class RunConfig(Block):
     output: OutputConfig = OutputConfig()
     cluster: ClusterConfig = ClusterConfig()
     budget: BudgetConfig = incidental(BudgetConfig())
+
+    @field_validator("run")
+    @classmethod
+    def _no_secret(cls, value: str) -> str:
+        try:
+            refuse_secrets(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return value
 
     @field_validator("prompts", mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from arbitrage.config import RunConfig
 from arbitrage.errors import ConfigError
+from arbitrage.files import has_scheme
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -126,7 +127,8 @@ def _open_short_prompts(raw: dict[str, Any]) -> None:
 
 def _anchor_paths(raw: dict[str, Any], folder: Path) -> None:
     """Makes the paths in a raw config absolute; leaves wrong shapes to the validation."""
-    _anchor(raw, "run", folder)
+    if not has_scheme(str(raw.get("run"))):
+        _anchor(raw, "run", folder)
     prompts = raw.get("prompts")
     sources = prompts.get("sources") if isinstance(prompts, dict) else None
     sources = sources if isinstance(sources, list) else []

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from arbitrage.board import Board, RoleWork
     from arbitrage.budget import Budget
     from arbitrage.cluster import Cluster
+    from arbitrage.lock import Held
     from arbitrage.plan import Task
     from arbitrage.progress import Progress
     from arbitrage.store import Store
@@ -40,15 +41,18 @@ def drive(
     progress: Progress,
     stop: threading.Event,
     grace_s: float,
+    held: Held,
 ) -> None:
     """Works until nothing is left that can be done and paid. Before it, `ration` says what is open
     at all.
 
     Once `stop` is set nothing new is begun: replicas keep what is finished, for which, and for the
-    answers that are begun, there are `grace_s` seconds.
+    answers that are begun, there are `grace_s` seconds. Raises StoreError when another driver has
+    taken over.
     """
     halted_s: float | None = None
     while (board.is_open() and not stop.is_set()) or board.in_flight():
+        held.check()
         if halted_s is not None:
             if time.monotonic() - halted_s > grace_s:
                 return

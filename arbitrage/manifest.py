@@ -37,7 +37,7 @@ def record_start(store: Store, loaded: Loaded, components: Components, planner: 
     store.write_text("run.json", _pretty(resolved))
     for part in parts:
         path = f"{planner.folder_of(part)}{IDENTITY}"
-        if not store.path(path).exists():
+        if not store.has(path):
             store.write_text(path, _pretty({"name": part.name, "identity": part.identity}))
     store.append_event("run_started", run_fingerprint=components.fingerprint)
 
@@ -49,7 +49,7 @@ def record_task(store: Store, task: Task, report: Report) -> None:
     """
     if task.stage == "read" and not report.rows:
         return
-    if task.stage == "select" and not store.path("selected/latest").is_symlink():
+    if task.stage == "select" and store.latest() is None:
         store.point_latest(task.output.rsplit("/", 1)[0])
     store.append_event(
         "task_done",
@@ -69,7 +69,7 @@ def record_task(store: Store, task: Task, report: Report) -> None:
 def record_end(store: Store, components: Components, planner: Planner) -> None:
     """Brings the product's manifest up to date and lets `selected/latest` lead to it."""
     folder = planner.folder_of(components.selector)
-    names = sorted(path for path in planner.selected if store.path(path).exists())
+    names = sorted(path for path in planner.selected if store.has(path))
     path = f"{folder}{MANIFEST}"
     earlier = {entry["file"]: entry for entry in (store.read_json(path) or {}).get("files", [])}
     files = [_entry(store, name, planner.selected[name], earlier) for name in names]
@@ -91,7 +91,7 @@ def _entry(store: Store, path: str, key: str, earlier: dict[str, Any]) -> dict[s
     known: dict[str, Any] = earlier.get(name, {})
     if known.get("key") == key:
         return known
-    data = store.path(path).read_bytes()
+    data = store.read_bytes(path)
     return {
         "file": name,
         "rows": store.footer(path)["rows"],

@@ -9,7 +9,6 @@ the same files as one undisturbed run.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arbitrage import manifest, prompts, summary
@@ -45,10 +44,10 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         require_variables(one.options)
     for engine, python in {(one.engine, one.resources.python) for one in served}:
         require(engine, python)
-    store = Store(Path(config.run), config.output.compression)
+    store = Store(config.run, config.output.compression, config.output.patience_s)
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)
-    with store.lock() as token:
+    with store.lock() as held:
         for sentence in advice(config):
             progress.say(f"warning: {sentence}")
         store.sweep()
@@ -60,9 +59,11 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         budget = open_budget(config, components, earlier)
         ration(board, budget)
         if board.is_open():
-            desk = Desk(store, config, components, prompt_set=prompt_set, token=token)
+            desk = Desk(store, config, components, prompt_set=prompt_set, token=held.token)
             with progress, Cluster(desk) as cluster:
-                drive(board, budget, cluster, store, progress, stop, config.cluster.grace_s)
+                grace_s = config.cluster.grace_s
+                drive(board, budget, cluster, store, progress, stop, grace_s, held)
+        held.check()
         manifest.record_end(store, components, planner)
     return summary.of_run(
         store,

@@ -179,8 +179,9 @@ def read_state(components: Components, store: Store) -> tuple[Planner, list[Shar
     numbers = [shard_number(path) for path in prompts]
     if numbers != list(range(len(numbers))):
         raise StoreError(
-            f"the prompt shards in {store.root}/prompts are not numbered 0 to {len(numbers) - 1}, "
-            "each once; one was removed or copied in by hand: put that right first"
+            f"the prompt shards in {store.address('prompts')} are not numbered 0 to "
+            f"{len(numbers) - 1}, each once; one was removed or copied in by hand: put that right "
+            "first"
         )
     notes = store.footers(prompts)
     shards = [ShardState(shard_number(path), path, notes[path]["rows"]) for path in prompts]

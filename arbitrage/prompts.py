@@ -372,7 +372,7 @@ def _publish(store: Store, number: int, rows: list[Accepted]) -> Shard:
 def _publish_refused(store: Store, source: Source, refused: list[Refused]) -> None:
     """One file per source, replaced whenever the source is read again."""
     path = f"quarantine/read/{digest(source.name.encode())}.parquet"
-    if not refused and not store.path(path).exists():
+    if not refused and not store.has(path):
         return
     rows = [{"stage": "read", **row._asdict()} for row in refused]
     for row in rows:

@@ -367,7 +367,7 @@ async def select(task: Task, desk: Desk) -> Report:
     ]
     selected, lost = product.build(prompts, parts, desk.components, desk.config.gates.enforced())
     aside = quarantine_of(task.output)
-    if lost.num_rows or store.path(aside).exists():
+    if lost.num_rows or store.has(aside):
         await _publish(desk, aside, lost, {"key": task.key})
     note = {"key": task.key, "prompts": prompts.num_rows, "quarantined": lost.num_rows}
     await _publish(desk, task.output, selected, note)

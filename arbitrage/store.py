@@ -1,10 +1,10 @@
-"""The run directory: its layout, atomic publication, listings, footers, the lock, the event log.
+"""The run directory: its layout, publication, listings, footers; in a folder or an object store.
 
 The only module that writes Parquet. Knows what kinds of files there are, not how they are made.
 Invariants: a file that has its final name is complete and on disk; a reader at any moment sees
 whole files only; one driver at a time holds a run directory, and a dead driver holds nothing.
 
-    run.yaml run.json lock events.jsonl
+    run.yaml run.json lock lease.json claims/ events.jsonl
     prompts/00000.<digest>.parquet             prompts/sources.json
     routes/<router>-<fp>/00000.<key>.parquet
     candidates/<teacher>-<fp>/00000.<key>.parquet
@@ -16,35 +16,37 @@ whole files only; one driver at a time holds a run directory, and a dead driver 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
-import os
-import secrets
-import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arbitrage.errors import LockedError, StoreError
+from arbitrage.diary import DIARY, Diary, parsed
+from arbitrage.errors import StoreError
+from arbitrage.files import files_of, patiently, reason_of
+from arbitrage.lock import CLAIMS, NOTE, Lock, holder_of
 from arbitrage.records import REPEATING, SCHEMAS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from arbitrage.files import Entry, LocalFiles, ObjectFiles
+    from arbitrage.lock import Held, Times
+
+T = TypeVar("T")
 
 FOOTER_KEY = b"arbitrage"
-TEMPORARY = ".tmp-"
+LATEST = "selected/latest"
+TAIL_BYTES = 65_536
 FOOTER_READERS = 8
 DIGEST = "{digest}"
 DIGEST_HEX = 16
-LOCK_TRIES = 10
-LOCK_PAUSE_S = 0.1
 
 
 class Published(NamedTuple):
@@ -81,18 +83,83 @@ class Listing:
 
 @dataclass(frozen=True)
 class Store:
-    """One run directory. Cheap to build and to send to another process."""
+    """One run. Cheap to build and to send to another process.
 
-    root: Path
+    `root` is a folder, or the address of an object store. What fails and may pass is tried again
+    for `patience_s` seconds. Raises UsageError for an address that no run can live at.
+    """
+
+    root: Path | str
     compression: str = "zstd"
+    patience_s: float = 0.0
+    files: LocalFiles | ObjectFiles = field(init=False, compare=False, repr=False)
+    _diary: Diary = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        files = files_of(self.root)
+        object.__setattr__(self, "files", files)
+        object.__setattr__(self, "_diary", Diary(files, self.patience_s))
 
     def exists(self) -> bool:
         """Whether a run has ever been started here."""
-        return (self.root / "run.json").exists()
+        return self.has("run.json")
 
     def path(self, relative: str) -> Path:
-        """The place of a stored file."""
-        return self.root / relative
+        """The place of a file of a run that lives in a folder."""
+        return Path(self.address(relative))
+
+    def address(self, relative: str = "") -> str:
+        """Where a file, or the run, is, as pandas and pyarrow take it."""
+        return self.files.address(relative)
+
+    def _done(self, what: str, relative: str, action: Callable[[], T]) -> T:
+        """The result of an action on the files, tried again while its error may pass.
+
+        Raises FileNotFoundError as it is, for the caller to judge, and StoreError for the rest.
+        """
+        try:
+            return patiently(action, self.patience_s)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            place = self.address(relative)
+            raise StoreError(f"{place} cannot be {what}: {reason_of(error)}") from error
+
+    def has(self, relative: str) -> bool:
+        """Whether a file is there."""
+        return self.size(relative) is not None
+
+    def size(self, relative: str) -> int | None:
+        """A file's bytes; none where there is no such file."""
+        return self._done("read", relative, lambda: self.files.size(relative))
+
+    def read_bytes(self, relative: str) -> bytes:
+        """A whole file. Raises StoreError where there is none."""
+        return self._there("read", relative, lambda: self.files.read(relative))
+
+    def remove(self, relative: str) -> None:
+        """Removes a file and what was appended to it; one that is gone is no error."""
+        self._done("removed", relative, lambda: self.files.remove(relative))
+
+    def names(self, folder: str) -> list[str]:
+        """All names directly in a folder, hidden ones too; none where there is no folder."""
+        return [entry.name for entry in self._entries(folder)]
+
+    def append(self, relative: str, data: bytes) -> None:
+        """Adds to a file that has one writer; what was added survives a power cut."""
+        self._there("written", relative, lambda: self.files.append(relative, data))
+
+    def appended(self, relative: str) -> bytes:
+        """All that was appended so far; nothing where there is no such file."""
+        return self._there("read", relative, lambda: self.files.appended(relative))
+
+    def _there(self, what: str, relative: str, action: Callable[[], T]) -> T:
+        """As `_done`, and a file that is not there is a StoreError too."""
+        try:
+            return self._done(what, relative, action)
+        except FileNotFoundError as error:
+            place = self.address(relative)
+            raise StoreError(f"{place} cannot be {what}: {reason_of(error)}") from error
 
     def publish(self, relative: str, table: pa.Table, footer: dict[str, Any]) -> Published:
         """Writes one Parquet file so that it is either there whole or not at all.
@@ -128,65 +195,55 @@ class Store:
         self._replace(relative, text.encode())
 
     def _replace(self, relative: str, data: bytes | memoryview) -> None:
-        target = self.path(relative)
-        temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise StoreError(f"{target} cannot be written: {error.strerror or error}") from error
+        self._there("written", relative, lambda: self.files.write(relative, data))
 
     def sync_folders(self) -> None:
         """Makes every name so far survive a power cut; file contents already do.
 
         Once at the end is enough: a name that a power cut takes away is only made again.
         """
-        for folder in [self.root, *(path for path in self.root.rglob("*") if path.is_dir())]:
-            _sync_folder(folder)
+        self._there("written", "", self.files.sync)
 
     def point_latest(self, folder: str) -> None:
         """Makes `selected/latest` lead to the current selector's folder, in one step."""
-        link = self.root / "selected" / "latest"
-        name = Path(folder).name
-        if link.is_symlink() and link.readlink() == Path(name):
-            return
-        temporary = link.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-        try:
-            temporary.symlink_to(name)
-            temporary.rename(link)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise StoreError(f"{link} cannot be set: {error.strerror or error}") from error
+        name = folder.rpartition("/")[2]
+        self._there("set", LATEST, lambda: self.files.point(LATEST, name))
+
+    def latest(self) -> str | None:
+        """The folder that `selected/latest` leads to, if any."""
+        name = self._done("read", LATEST, lambda: self.files.pointed(LATEST))
+        return f"selected/{name}" if name else None
 
     def read(self, relative: str, columns: list[str] | None = None) -> Content:
         """A whole file, or some columns of it, with its kind's schema: a nullable column that an
         earlier version did not have is null. Raises StoreError with the file's name when it is
         damaged or gone, or has other columns."""
+        data = self.read_bytes(relative)
         try:
-            data = self.path(relative).read_bytes()
             # half the cost of pq.read_table
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
             table = _as_kind(file.read(columns, use_threads=False), relative, columns)
             note = _note(table.schema.metadata)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise StoreError(f"{self.path(relative)} cannot be read: {error}") from error
+            raise StoreError(f"{self.address(relative)} cannot be read: {error}") from error
         return Content(table, hashlib.sha256(data).hexdigest(), note)
 
     def footer(self, relative: str) -> dict[str, Any]:
         """A file's own account of itself, with its number of `rows`; reads no data."""
+        tail = self._there("read", relative, lambda: self._metadata_of(relative))
         try:
-            metadata = pq.read_metadata(self.path(relative))
+            metadata = pq.read_metadata(pa.BufferReader(tail))
             note = _note(metadata.metadata)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise StoreError(f"{self.path(relative)} cannot be read: {error}") from error
+            raise StoreError(f"{self.address(relative)} cannot be read: {error}") from error
         return {**note, "rows": metadata.num_rows}
+
+    def _metadata_of(self, relative: str) -> bytes:
+        """The end of a Parquet file with all of its metadata, of which the last bytes tell the
+        length; mostly one read."""
+        tail = self.files.tail(relative, TAIL_BYTES)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        return tail if length <= len(tail) else self.files.tail(relative, length)
 
     def footers(self, relatives: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The footers of many files, by path."""
@@ -197,11 +254,12 @@ class Store:
     def read_json(self, relative: str) -> Any:
         """A small JSON file, or none if it is not there; StoreError if it is damaged."""
         try:
-            return json.loads(self.path(relative).read_text(encoding="utf-8"))
+            data = self._done("read", relative, lambda: self.files.read(relative))
+            return json.loads(data)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{self.path(relative)} cannot be read: {error}") from error
+        except ValueError as error:
+            raise StoreError(f"{self.address(relative)} cannot be read: {error}") from error
 
     def listing(self) -> Listing:
         """One directory listing per component."""
@@ -218,7 +276,7 @@ class Store:
         folders = []
         for entry in self._entries(parent):
             name, dash, fingerprint = entry.name.rpartition("-")
-            if dash and name and entry.is_dir(follow_symlinks=False):
+            if dash and name and entry.is_folder:
                 relative = f"{parent}/{entry.name}"
                 found.folders[parent, fingerprint] = relative
                 folders.append(relative)
@@ -228,19 +286,13 @@ class Store:
     def _list_files(self, folder: str, found: Listing, *, deep: bool = False) -> None:
         for entry in self._entries(folder):
             relative = f"{folder}/{entry.name}"
-            if deep and entry.is_dir(follow_symlinks=False):
+            if deep and entry.is_folder:
                 self._list_files(relative, found, deep=True)
             elif entry.name.endswith(".parquet"):
                 found.files.add(relative)
 
-    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
-        try:
-            with os.scandir(self.path(folder)) as entries:
-                return list(entries)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise StoreError(f"{self.path(folder)} cannot be listed: {error.strerror}") from error
+    def _entries(self, folder: str) -> list[Entry]:
+        return self._done("listed", folder, lambda: self.files.entries(folder))
 
     def files_in(self, folder: str) -> list[str]:
         """The data files of one folder."""
@@ -250,113 +302,49 @@ class Store:
 
     def sweep(self) -> int:
         """Removes what killed processes left half-written; only for the holder of the lock."""
-        leftovers = [
-            path
-            for path in self.root.rglob(f"{TEMPORARY}*")
-            if path.is_symlink() or not path.is_dir()
-        ]
-        for path in leftovers:
-            path.unlink(missing_ok=True)
-        return len(leftovers)
-
-    def append(self, relative: str, data: bytes) -> None:
-        """Adds to a small file of lines; on disk when it comes back. Raises StoreError."""
-        target = self.path(relative)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("ab") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StoreError(f"{target} cannot be written: {error.strerror or error}") from error
-
-    def appended(self, relative: str) -> bytes:
-        """All that was appended; nothing where nothing was."""
-        try:
-            return self.path(relative).read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise StoreError(f"{self.path(relative)} cannot be read: {error}") from error
-
-    def remove(self, relative: str) -> None:
-        """Removes a file, or what was appended, if it is there."""
-        self.path(relative).unlink(missing_ok=True)
+        for claim in self.names(CLAIMS):
+            self.remove(f"{CLAIMS}/{claim}")
+        return self._there("removed", "", self.files.sweep)
 
     def append_event(self, event: str, **facts: Any) -> None:
-        """Adds one line to the run's diary; only the driver writes it."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
-        with (self.root / "events.jsonl").open("a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                torn = file.read(1) != b"\n"
-                line = f"\n{line}" if torn else line
-            file.write(line.encode() + b"\n")
+        """Adds one line to the run's diary; only the driver writes it. Never ends a run."""
+        self._diary.add(event, facts)
+
+    def flush_events(self) -> None:
+        """Writes the events that an object store has not been told yet."""
+        self._diary.flush()
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The diary; a line torn by a kill is passed over."""
-        try:
-            lines = (self.root / "events.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
+        return parsed(self.appended(DIARY))
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[str]:
-        """Holds the run directory; the operating system lets go of it when the process dies.
+    def lock(self, times: Times | None = None) -> Iterator[Held]:
+        """Holds the run; see `lock`. Gives what the driver knows by whether it still holds it.
 
-        Gives a token by which the driver's replicas know whether it still is the holder. Raises
-        LockedError, which names the holder.
+        Raises LockedError, which names the holder.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / "lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise StoreError(f"{self.root} cannot be made: {error.strerror}") from error
-        with file:
-            if not _acquire(file):
-                raise LockedError(
-                    f"{self.root} is in use by {self.holder() or 'another driver'}; wait for it, "
-                    "or stop it"
-                )
-            file.truncate(0)
-            token = secrets.token_hex(8)
-            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "token": token}, file)
-            file.flush()
-            yield token
+        with Lock(self.files, times).hold() as held:
+            try:
+                yield held
+            finally:
+                self.flush_events()
 
     def holder(self) -> str | None:
         """Who took the lock last, in words."""
-        held = self._lock_note()
-        return f"process {held['pid']} on {held['host']}" if "pid" in held else None
+        return holder_of(self._done("read", NOTE, Lock(self.files).note))
 
     def check_holder(self, token: str) -> None:
-        """Raises StoreError when another driver has taken the run directory since.
+        """Raises StoreError when another driver has taken the run since.
 
         The replicas of a driver that was killed live a moment longer than it, and must not read on.
         """
-        if self._lock_note().get("token") != token:
-            raise StoreError(f"another driver has taken over {self.root}")
-
-    def _lock_note(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            note = json.loads((self.root / "lock").read_text(encoding="utf-8"))
-            return note if isinstance(note, dict) else {}
-        return {}
+        if self._done("read", NOTE, Lock(self.files).note).get("token") != token:
+            raise StoreError(f"another driver has taken over {self.address()}")
 
     def is_held(self) -> bool:
-        """Whether a living driver holds the run directory now."""
-        try:
-            with (self.root / "lock").open("r", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        """Whether a living driver holds the run now."""
+        return self._done("read", NOTE, Lock(self.files).is_held)
 
 
 def shard_number(relative: str) -> int:
@@ -398,24 +386,3 @@ def _as_kind(table: pa.Table, relative: str, columns: list[str] | None) -> pa.Ta
 def _note(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
     note: dict[str, Any] = json.loads((metadata or {}).get(FOOTER_KEY, b"{}"))
     return note
-
-
-def _acquire(file: IO[str]) -> bool:
-    """Tries for a moment: `status` looks at the lock by holding it for an instant."""
-    for _ in range(LOCK_TRIES):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(LOCK_PAUSE_S)
-        else:
-            return True
-    return False
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in this folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -157,8 +157,8 @@ def of_run(
     ledger = _ledger(store, planner, files)
     complete = not (given_up or stopped or ledger.unfinished)
     return Summary(
-        run=str(store.root),
-        product=str(store.path(folder)),
+        run=store.address(),
+        product=store.address(folder),
         languages=sorted(tables.languages.values(), key=lambda row: row.language),
         teachers=[teacher.name for teacher in components.teachers],
         ledger=ledger,

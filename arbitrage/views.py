@@ -6,7 +6,6 @@ import itertools
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -23,6 +22,10 @@ from arbitrage.summary import against
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+LOOK_PATIENCE_S = 10.0
+"""Of those who only look; a run's own is in its config."""
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Preview:
 def preview(config: RunConfig) -> Preview:
     """Plans as `run` would, routing in memory; writes nothing."""
     components = resolve(config)
-    store = Store(Path(config.run))
+    store = Store(config.run, patience_s=config.output.patience_s)
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set)
     planner, shards = read_state(components, store)
@@ -77,7 +80,7 @@ def preview(config: RunConfig) -> Preview:
     limits = config.budget.limits()
     budget = against(limits, paid(store, planner.listing)) if limits else {}
     told = (list(roles.values()), budget, advice(config))
-    return Preview(str(store.root), unread, total, fresh, *told)
+    return Preview(store.address(), unread, total, fresh, *told)
 
 
 def _roles(components: Components) -> dict[tuple[str, str], RolePlan]:
@@ -176,9 +179,9 @@ class Status:
         return asdict(self)
 
 
-def open_run(place: Path) -> tuple[Store, Components]:
+def open_run(place: Path | str) -> tuple[Store, Components]:
     """A run directory, or the config that names one. Raises UsageError where there is no run."""
-    store = Store(place)
+    store = Store(place, patience_s=LOOK_PATIENCE_S)
     if not store.exists():
         raise UsageError(f"{place} is no run directory; `arbitrage run CONFIG.yaml` makes one")
     told = store.read_json("run.json")
@@ -186,11 +189,13 @@ def open_run(place: Path) -> tuple[Store, Components]:
         config, known = RunConfig.model_validate(told["config"]), told["fingerprints"]
     except (ValueError, KeyError, TypeError) as error:
         first = str(error).splitlines()[0]
-        raise StoreError(f"{place}/run.json was written by another version: {first}") from error
+        raise StoreError(
+            f"{store.address('run.json')} was written by another version: {first}"
+        ) from error
     return store, resolve(config, known)
 
 
-def status(place: Path) -> Status:
+def status(place: Path | str) -> Status:
     """Counts what is stored, from listings and footers."""
     store, components = open_run(place)
     planner, shards = read_state(components, store)
@@ -219,7 +224,7 @@ def status(place: Path) -> Status:
         elif event["event"] == "set_aside":
             set_aside[event["role"]] = event["reason"]
     return Status(
-        str(store.root),
+        store.address(),
         running := store.is_held(),
         store.holder() if running else None,
         sum(shard.rows for shard in shards),
@@ -252,7 +257,7 @@ class Shown:
     quarantined: str | None
 
 
-def show(place: Path, prefix: str) -> Shown:
+def show(place: Path | str, prefix: str) -> Shown:
     """Finds a prompt by id, or the start of one, or the user's own id. Raises InputError."""
     store, components = open_run(place)
     planner, shards = read_state(components, store)
@@ -274,7 +279,7 @@ def show(place: Path, prefix: str) -> Shown:
         rows = store.read(product).table.to_pylist()
         selected = next((row for row in rows if row["prompt_id"] == key), None)
         aside = f"quarantine/select/{product.removeprefix('selected/')}"
-        if selected is None and store.path(aside).exists():
+        if selected is None and store.has(aside):
             lost = store.read(aside).table.to_pylist()
             quarantined = next((r["reason"] for r in lost if r["prompt_id"] == key), None)
     return Shown(prompt, candidates, selected, quarantined)

@@ -223,7 +223,7 @@ def test_a_run_that_another_driver_holds_is_refused(arbitrage: Any, tmp_path: Pa
     with Store(tmp_path / "out").lock():
         message = check_sentence(arbitrage("run", config))
     assert "is in use by process" in message
-    assert sorted(files(tmp_path / "out")) == ["lock"]
+    assert sorted(files(tmp_path / "out")) == ["lease.json", "lock"]
 
 
 def test_the_real_process_ends_the_same_way(tmp_path: Path) -> None:

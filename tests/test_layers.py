@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 
 STORY = (
     ("errors", "records", "languages", "stats", "usage", "pulse"),
-    ("identity", "blocks", "deadline"),
-    ("options",),
+    ("identity", "blocks", "deadline", "files"),
+    ("options", "lock", "diary"),
     ("config",),
     ("components", "advice"),
     ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),

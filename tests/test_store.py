@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from arbitrage.errors import LockedError, StoreError, UsageError
+from arbitrage.files import TEMPORARY
+from arbitrage.lock import NOTE
 from arbitrage.manifest import IDENTITY, MANIFEST
 from arbitrage.records import REPEATING, SCHEMAS
-from arbitrage.store import DIGEST_HEX, TEMPORARY, Store, shard_number
+from arbitrage.store import DIGEST_HEX, Store, shard_number
 
 HOLD = """
 import sys, time
@@ -425,7 +427,7 @@ def test_a_killed_driver_holds_nothing(store: Store, holder: Any) -> None:
     assert not store.is_held()
     with store.lock():
         assert store.is_held()
-        assert json.loads(store.path("lock").read_text())["pid"] == os.getpid()
+        assert json.loads(store.path(NOTE).read_text())["pid"] == os.getpid()
 
 
 def test_asking_who_holds_a_run_makes_nothing(store: Store) -> None:
