@@ -84,6 +84,7 @@ class Lock:
         self._files = files
         self._times = times or Times()
         self._place = files.address("")
+        self._me = _me()
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[Held]:
@@ -154,7 +155,7 @@ class Lock:
         return f"{self._place} is in use by {holder}; wait for it, or stop it"
 
     def _told(self, token: str, count: int, *, released: bool = False) -> bytes:
-        told = {**_me(), "token": token, "count": count, "released": released}
+        told = {**self._me, "token": token, "count": count, "released": released}
         return json.dumps({**told, "time": round(time.time(), 3)}).encode()
 
     def _write_note(self, token: str, count: int, *, released: bool = False) -> None:
