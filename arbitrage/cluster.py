@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arbitrage.engines import ENGINES
+from arbitrage.demand import demand_of, misfit
 from arbitrage.errors import ArbitrageError, ConfigError, EngineLostError
 from arbitrage.options import EngineOptions
 from arbitrage.plan import CLERK, READER, Report, Task
@@ -158,10 +158,7 @@ class Cluster:
             demand = demand_of(config)
             if not self._total.holds(demand):
                 ray.shutdown()
-                raise ConfigError(
-                    f"a replica of {name!r} needs {_told(demand)}, but all of the machine is "
-                    f"{_told(self._total)}; lower its `resources:` or use a larger machine"
-                )
+                raise ConfigError(misfit(name, demand, self._total))
 
     @property
     def free(self) -> Slots:
@@ -354,19 +351,7 @@ class Cluster:
             ray.kill(replica.handle)
 
 
-def demand_of(config: Served) -> Slots:
-    """What one replica takes: what the config says, else what the engine usually needs."""
-    resources = config.resources
-    cpus = ENGINES[config.engine].cpus if resources.cpus is None else resources.cpus
-    return Slots(cpus, resources.gpus, resources.memory_gb or 0.0)
-
-
 def _cause(error: ray.exceptions.RayTaskError) -> Exception:
     """What was raised in the replica."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, Exception) else error
-
-
-def _told(slots: Slots) -> str:
-    words = [f"{slots.cpus:g} CPUs", f"{slots.gpus:g} GPUs"]
-    return ", ".join(words + ([f"{slots.memory_gb:.0f} GB"] if slots.memory_gb else []))
