@@ -113,7 +113,7 @@ def settle(event: Event, board: Board, budget: Budget, store: Store, progress: P
         board.finished(event.task, event.report)
         if budget.settle(event.task, event.report.spent):
             progress.say(f"{board.roles[event.task.owner].name}: {UNTOLD}")
-        manifest.record_task(store, event.task, event.report)
+        manifest.record_task(store, event.task, event.report, event.replica)
     elif isinstance(event, Loaded):
         board.loaded(event.owner)
         name = board.roles[event.owner].name

@@ -42,8 +42,8 @@ def record_start(store: Store, loaded: Loaded, components: Components, planner: 
     store.append_event("run_started", run_fingerprint=components.fingerprint)
 
 
-def record_task(store: Store, task: Task, report: Report) -> None:
-    """One line per finished task: what it made and how fast.
+def record_task(store: Store, task: Task, report: Report, replica: str = "") -> None:
+    """One line per finished task: what it made, on which replica, and how fast.
 
     The first shard of a first product is worth a look: from then on `selected/latest` leads to it.
     """
@@ -56,6 +56,7 @@ def record_task(store: Store, task: Task, report: Report) -> None:
         stage=task.stage,
         owner=task.owner,
         shard=task.shard,
+        replica=replica,
         rows=report.rows,
         errors=report.errors,
         seconds=round(report.seconds, 4),
