@@ -20,16 +20,17 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from arbitrage import __version__, tables
+from arbitrage import __version__, tables, tables_plan
 from arbitrage.configfile import load
 from arbitrage.deadline import seconds_until
 from arbitrage.errors import ArbitrageError, Stopped, UsageError
 from arbitrage.files import has_scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from arbitrage.configfile import Loaded
+    from arbitrage.estimate import Figures
     from arbitrage.progress import Progress
     from arbitrage.summary import Summary
 
@@ -127,6 +128,9 @@ def run(
             help="Be over by then, resumable: 10m, 1h30m (from now), 06:00, 2030-01-31T06:00.",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what `plan` says and do nothing.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
 ) -> None:
@@ -135,10 +139,13 @@ def run(
     Ctrl-C (or SIGTERM, SIGUSR1) ends the answers that are begun and stops; a second one stops at
     once. Either way the same command goes on from there.
     """
+    loaded = load(config, overrides or ())
+    if dry_run:
+        _show_plan(loaded, None, as_json=as_json)
+        return
     from arbitrage import pipeline
     from arbitrage.progress import Progress
 
-    loaded = load(config, overrides or ())
     now = datetime.now().astimezone()
     left_s = None if stop_before is None else seconds_until(stop_before, now)
     progress = Progress(quiet=quiet)
@@ -218,15 +225,42 @@ def _exit_for(summary: Summary, *, strict_ledger: bool) -> None:
 
 
 @app.command()
-def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what `run` would do, and why; write nothing."""
-    from arbitrage.views import preview
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    probe: Annotated[
+        int | None,
+        typer.Option(
+            "--probe",
+            metavar="N",
+            min=1,
+            help="Try N prompts per teacher first, apart from the run: 16, say.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what `run` would do, why, and what it would take; write nothing."""
+    loaded = load(config, overrides or ())
+    _show_plan(loaded, _probed(loaded, probe) if probe else None, as_json=as_json)
 
-    found = preview(load(config, overrides or ()).config)
+
+def _show_plan(loaded: Loaded, probed: Mapping[str, Figures] | None, *, as_json: bool) -> None:
+    from arbitrage.preview import preview
+
+    found = preview(loaded.config, probed)
     if as_json:
-        print(json.dumps({**asdict(found), "nothing_to_do": found.is_empty}, indent=1))
+        print(json.dumps(found.as_dict(), indent=1))
     else:
-        out.print(tables.of_plan(found), soft_wrap=True)
+        out.print(tables_plan.of_plan(found), soft_wrap=True)
+
+
+def _probed(loaded: Loaded, count: int) -> dict[str, Figures]:
+    from arbitrage.probe import probe
+    from arbitrage.progress import Progress
+
+    progress = Progress()
+    with contextlib.redirect_stdout(sys.stderr), _stop_on_signals(progress) as stop:
+        return probe(loaded, count, progress, stop)
 
 
 def _run_of(place: str) -> str:

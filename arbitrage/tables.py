@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
     from arbitrage.summary import LanguageResult, Summary
     from arbitrage.usage import Usage
-    from arbitrage.views import Preview, Shown, Status
+    from arbitrage.views import Shown, Status
 
 PLUS_MINUS = "\u00b1"
-SHOWN_SOURCES = 5
 SHOWN_REASONING = 300
 KEPT = "\n\t\u200c\u200d\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 LEGEND = (
@@ -186,37 +185,6 @@ def _remarks(summary: Summary) -> dict[str, dict[str, int]]:
     for name, counts in summary.gates.items():
         told[f"gates failed by {name} on selected prompts"] = counts
     return {what: counts for what, counts in told.items() if counts}
-
-
-def of_plan(found: Preview) -> Group:
-    """What a run would do, or that there is nothing to do."""
-    warnings = [Text(f"warning: {sentence}") for sentence in found.warnings]
-    if found.is_empty:
-        done = f"nothing to do: {found.prompts:,} prompts are complete in {found.run}"
-        return Group(Text(done), *_spent_of(found), *warnings)
-    table = _table("stage", "by", shards_to_do=1, prompts=1, shards_stored=1)
-    for role in found.roles:
-        counts = (f"{number:,}" for number in (role.tasks, role.prompts, role.stored))
-        table.add_row(role.stage, role.name, *counts)
-    changed = [
-        Text(f"{role.name}: made anew because {change}")
-        for role in found.roles
-        for change in role.changed
-    ]
-    return Group(table, *changed, *_unread(found), *_spent_of(found), *warnings)
-
-
-def _spent_of(found: Preview) -> list[Text]:
-    return [Text(f"budget: {of_budget(found.budget)} are spent")] if found.budget else []
-
-
-def _unread(found: Preview) -> list[Text]:
-    if not found.unread:
-        return []
-    shown = ", ".join(found.unread[:SHOWN_SOURCES])
-    more = " ..." if len(found.unread) > SHOWN_SOURCES else ""
-    told = f"{found.new_prompts:,} new prompts in {len(found.unread)} unread sources"
-    return [Text(f"{told}: {shown}{more}")]
 
 
 def of_status(found: Status) -> Group:

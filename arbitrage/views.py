@@ -1,149 +1,24 @@
-"""What `plan`, `status` and `show` say, as plain data; reads files only and starts nothing."""
+"""What `status` and `show` say, as plain data; reads files only and starts nothing."""
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from arbitrage import manifest, prompts
-from arbitrage.advice import advice
-from arbitrage.components import Component, Components, resolve
+from arbitrage.components import Components, resolve
 from arbitrage.config import RunConfig
 from arbitrage.errors import InputError, StoreError, UsageError
-from arbitrage.plan import STAGES, Planner, ShardState, nearest_identity, paid, read_state
-from arbitrage.stages import routes_of
+from arbitrage.plan import STAGES, ShardState, read_state
 from arbitrage.store import Store
-from arbitrage.summary import against
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 LOOK_PATIENCE_S = 10.0
 """Of those who only look; a run's own is in its config."""
-
-
-@dataclass
-class RolePlan:
-    """Work of one teacher or the Arbiter: shards and prompts still to do, shards stored."""
-
-    name: str
-    stage: str
-    tasks: int = 0
-    prompts: int = 0
-    stored: int = 0
-    changed: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Preview:
-    """What `run` would do; `budget` maps what is limited to (spent, limit)."""
-
-    run: str
-    unread: list[str]
-    prompts: int
-    new_prompts: int
-    roles: list[RolePlan]
-    budget: dict[str, tuple[float, float]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self.unread and not any(role.tasks for role in self.roles)
-
-
-def preview(config: RunConfig) -> Preview:
-    """Plans as `run` would, routing in memory; writes nothing."""
-    components = resolve(config)
-    store = Store(config.run, patience_s=config.output.patience_s)
-    prompt_set = prompts.find(config.prompts, components.covered, store)
-    prompts.survey(prompt_set)
-    planner, shards = read_state(components, store)
-    roles = _roles(components)
-    for shard in shards:
-        _count_shard(planner, shard, store, roles)
-    fresh = _count_new(prompts.new_prompts(prompt_set, store), components, config, roles)
-    for (stage, owner), role in roles.items():
-        kind = {"generate": "candidates", "score": "scores"}.get(stage)
-        parts: list[Component] = [*components.teachers, components.arbiter]
-        part = next((p for p in parts if p.fingerprint == owner), parts[-1])
-        if kind and role.tasks and not role.stored:
-            role.changed = _changes(store, kind, part)
-    unread = [source.name for source in prompt_set.unread]
-    total = sum(shard.rows for shard in shards)
-    limits = config.budget.limits()
-    budget = against(limits, paid(store, planner.listing)) if limits else {}
-    told = (list(roles.values()), budget, advice(config))
-    return Preview(store.address(), unread, total, fresh, *told)
-
-
-def _roles(components: Components) -> dict[tuple[str, str], RolePlan]:
-    roles = {("route", ""): RolePlan("router", "route")}
-    for teacher in components.teachers:
-        roles["generate", teacher.fingerprint] = RolePlan(teacher.name, "generate")
-    arbiter = components.arbiter
-    roles["score", arbiter.fingerprint] = RolePlan(arbiter.name, "score")
-    roles["select", ""] = RolePlan(components.selector.name, "select")
-    return roles
-
-
-def _count_shard(
-    planner: Planner,
-    shard: ShardState,
-    store: Store,
-    roles: dict[tuple[str, str], RolePlan],
-) -> None:
-    missing = []
-    if shard.routed is None:
-        route = planner.route_task(shard)
-        missing.append(route)
-        table = store.read(shard.path, columns=["prompt_id", "language"]).table
-        shard.routed = routes_of(table, planner.components)[0]
-        planner.record(route)
-    missing += planner.tasks(shard)
-    for task in missing:
-        role = roles[task.stage, task.owner if task.stage in ("generate", "score") else ""]
-        role.tasks += 1
-        role.prompts += task.rows
-    for task in (task for pair in planner.pairs(shard) for task in pair):
-        roles[task.stage, task.owner].stored += planner.is_done(task)
-
-
-def _count_new(
-    fresh: Iterator[prompts.Accepted],
-    components: Components,
-    config: RunConfig,
-    roles: dict[tuple[str, str], RolePlan],
-) -> int:
-    """Adds the work that prompts bring which are not in a shard yet; returns their number."""
-    total = 0
-    while rows := list(itertools.islice(fresh, config.prompts.shard_size)):
-        total += len(rows)
-        table = pa.table(
-            {"prompt_id": [r.id for r in rows], "language": [r.language for r in rows]}
-        )
-        asked = routes_of(table, components)[0]
-        work = [("route", "", len(rows)), ("select", "", len(rows))]
-        work += [("generate", owner, count) for owner, (count, _) in asked.items()]
-        arbiter = components.arbiter.fingerprint
-        work += [("score", arbiter, count) for count, _ in asked.values()]
-        for stage, owner, count in work:
-            roles[stage, owner].tasks += 1
-            roles[stage, owner].prompts += count
-    return total
-
-
-def _changes(store: Store, kind: str, part: Component) -> list[str]:
-    """How a component without files differs from the nearest earlier one of its name."""
-    notes = manifest.identities(store, kind)
-    earlier = [note["identity"] for note in notes if note["name"] == part.name]
-    return nearest_identity(part.identity, [old for old in earlier if old != part.identity])
 
 
 @dataclass

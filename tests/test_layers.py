@@ -30,11 +30,12 @@ STORY = (
     ("prompts", "arbiter", "gates", "plan", "product", "journal"),
     ("resumable",),
     ("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary"),
-    ("worker",),
-    ("cluster",),
+    ("worker", "demand"),
+    ("cluster", "estimate"),
     ("driver",),
-    ("pipeline", "views"),
-    ("tables",),
+    ("pipeline", "views", "preview"),
+    ("probe", "tables"),
+    ("tables_plan",),
     ("cli",),
 )
 LAYERS = {module: layer for layer, modules in enumerate(STORY) for module in modules}

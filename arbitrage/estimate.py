@@ -1,0 +1,385 @@
+"""What a run will cost and how long it will take, from figures of earlier work; values in and out.
+
+Knows no Ray, clock or file. A figure has a source: `earlier` (this run's files and diary), `probe`
+(a few prompts sent through the pipeline just now), or `bound`: nothing is known, and `max_tokens`
+says how many tokens a completion has at most. What nobody knows is none, and never 0.
+
+`forecast` plays a run in thought, with the scheduler's own decisions. Prompts count as read at
+once, a replica does one task after the other, and a role without known times gets one second per
+request, so that the order can still be told; then no time is told.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from arbitrage.scheduler import RoleView, Slots, Start, Stop, Swap, assign, decide, with_swaps
+from arbitrage.usage import PER
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+    from arbitrage.config import Sampling
+
+MAX_JOBS = 4_000
+"""A longer run is played in blocks of shards."""
+KEPT_SPANS = 16
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one request of a role takes, and how long a replica takes to load.
+
+    `request_s` is the time of one replica that has its usual number of requests in flight.
+    """
+
+    source: str
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
+    request_s: float | None = None
+    request_bytes: float | None = None
+    load_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What is expected for all of a role's missing requests; none where nobody knows.
+
+    `time_s` is the working time of replicas, all together and without loading; money is in the
+    currency of the prices, none also where there is no price. With source `bound` tokens and money
+    are upper bounds of the completions' part.
+    """
+
+    source: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    money: float | None = None
+    time_s: float | None = None
+    bytes: int | None = None
+
+
+def at_most(sampling: Sequence[Sampling]) -> Figures:
+    """What is known of a teacher that has never worked."""
+    requests = sum(group.n for group in sampling)
+    return Figures("bound", None, sum(group.n * group.max_tokens for group in sampling) / requests)
+
+
+def cost_of(requests: int, figures: Figures, price: tuple[float, float] | None) -> Costs:
+    """What so many requests will take."""
+    if not requests:
+        return Costs(money=0.0 if price else None, time_s=0.0, bytes=0)
+    prompt = _times(requests, figures.prompt_tokens)
+    completion = _times(requests, figures.completion_tokens)
+    money = None
+    if price is not None and completion is not None:
+        money = ((prompt or 0.0) * price[0] + completion * price[1]) / PER
+    return Costs(
+        figures.source,
+        _whole(prompt),
+        _whole(completion),
+        money,
+        _times(requests, figures.request_s),
+        _whole(_times(requests, figures.request_bytes)),
+    )
+
+
+def _times(count: int, each: float | None) -> float | None:
+    return None if each is None else count * each
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else round(number)
+
+
+def add_up(numbers: Iterable[float | None]) -> float | None:
+    """The sum; none if one of them is not known."""
+    known = list(numbers)
+    return None if any(n is None for n in known) else sum(n for n in known if n is not None)
+
+
+class Speed(NamedTuple):
+    """What the diary says of a role: time of a replica per request, and to load it."""
+
+    request_s: float | None
+    load_s: float | None
+
+
+@dataclass
+class _Busy:
+    """The time in which a replica had anything in flight: two tasks overlap on it."""
+
+    closed_s: float = 0.0
+    spans: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def add(self, start: float, end: float) -> None:
+        """Takes in a task's span; spans come in the order of their ends."""
+        while self.spans and self.spans[-1][1] >= start:
+            earlier, late = self.spans.pop()
+            start, end = min(start, earlier), max(end, late)
+        self.spans.append((start, end))
+        if len(self.spans) > KEPT_SPANS:
+            first, last = self.spans.popleft()
+            self.closed_s += last - first
+
+    @property
+    def total_s(self) -> float:
+        """Seconds in all."""
+        return self.closed_s + sum(end - start for start, end in self.spans)
+
+
+def speeds(events: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Speed]:
+    """Per owner what the diary tells; `names` maps owners to the names of roles.
+
+    The time of a replica is that in which it had a task in flight, however many. Loading is told
+    from the last thing before it that kept the slots: the start of the run (with Ray's own start)
+    or the end of another model's task; the longest one of the latest run that loaded the role.
+    """
+    busy: dict[tuple[str, str], _Busy] = {}
+    requests: Counter[str] = Counter()
+    loads: dict[str, tuple[int, float]] = {}
+    session, since = 0, 0.0
+    for event in events:
+        now = float(event.get("time", 0.0))
+        if event.get("event") == "run_started":
+            session, since = session + 1, now
+        elif event.get("event") == "replica_loaded":
+            role = str(event.get("role"))
+            last, seconds = loads.get(role, (0, 0.0))
+            loads[role] = (session, max(now - since, seconds if last == session else 0.0))
+        elif event.get("event") == "task_done" and event.get("stage") in ("generate", "score"):
+            since = now
+            if event.get("replica"):
+                owner, seconds = str(event["owner"]), float(event["seconds"])
+                own = busy.setdefault((owner, f"{session} {event['replica']}"), _Busy())
+                own.add(now - seconds, now)
+                requests[owner] += int(event["requests"])
+    worked: dict[str, float] = defaultdict(float)
+    for (owner, _), one in busy.items():
+        worked[owner] += one.total_s
+    told = {}
+    for owner, name in names.items():
+        each = worked[owner] / requests[owner] if requests[owner] else None
+        told[owner] = Speed(each, loads[name][1] if name in loads else None)
+    return told
+
+
+class Role(NamedTuple):
+    """A teacher or the Arbiter as the forecast plays it; `kind` as the cluster has it."""
+
+    owner: str
+    name: str
+    demand: Slots
+    most: int
+    kind: Hashable
+    request_s: float | None
+    load_s: float | None
+
+
+class Unit(NamedTuple):
+    """What one teacher's part of one shard still needs: requests to it and to the Arbiter."""
+
+    teacher: str
+    shard: int
+    generate: int
+    score: int
+
+
+@dataclass
+class Part:
+    """When a role has its slots. Roles of one `turn` are loaded together; times are from the
+    start, none where they are not known."""
+
+    name: str
+    turn: int
+    replicas: int
+    start_s: float | None
+    end_s: float | None
+
+
+@dataclass
+class Forecast:
+    """A run played in thought. `time_s`: from the first load to the last score."""
+
+    parts: list[Part]
+    time_s: float | None
+    bottleneck: str | None
+
+
+@dataclass
+class _Job:
+    owner: str
+    requests: int
+    next: _Job | None = None
+
+
+@dataclass
+class _Replica:
+    owner: str
+    demand: Slots
+    loaded: bool = False
+    jobs: deque[_Job] = field(default_factory=deque)
+
+
+@dataclass
+class _Seen:
+    """What a role has had."""
+
+    start_s: float
+    end_s: float = 0.0
+    now: int = 0
+    peak: int = 0
+    work_s: float = 0.0
+
+
+def forecast(roles: Sequence[Role], units: Iterable[Unit], arbiter: str, total: Slots) -> Forecast:
+    """Plays what is missing on `total`; every role must fit."""
+    jobs = _jobs(list(units), arbiter)
+    play = _Play(roles, jobs, total)
+    play.run()
+    busy = [role for role in roles if role.owner in play.seen]
+    known = all(role.request_s is not None and role.load_s is not None for role in busy)
+    work = {r.owner: play.seen[r.owner].work_s / play.seen[r.owner].peak for r in busy}
+    most = max(work, key=lambda owner: work[owner], default=None) if known else None
+    return Forecast(
+        _parts(busy, play.seen, known=known),
+        play.now if known else None,
+        next((role.name for role in busy if role.owner == most), None),
+    )
+
+
+def _parts(busy: Sequence[Role], seen: Mapping[str, _Seen], *, known: bool) -> list[Part]:
+    """In the order of their starts; a turn begins with a start for which another had to end."""
+    parts: list[Part] = []
+    turn, first_end = 1, float("inf")
+    for role in sorted(busy, key=lambda r: seen[r.owner].start_s):
+        had = seen[role.owner]
+        if had.start_s >= first_end:
+            turn, first_end = turn + 1, float("inf")
+        first_end = min(first_end, had.end_s)
+        times = (had.start_s, had.end_s) if known else (None, None)
+        parts.append(Part(role.name, turn, had.peak, *times))
+    return parts
+
+
+def _jobs(units: Sequence[Unit], arbiter: str) -> list[_Job]:
+    """The first jobs, each with what follows it; neighbouring shards together in a long run."""
+    block = -(-len(units) // MAX_JOBS) or 1
+    merged: dict[tuple[str, int], list[int]] = {}
+    for unit in units:
+        both = merged.setdefault((unit.teacher, unit.shard // block), [0, 0])
+        both[0] += unit.generate
+        both[1] += unit.score
+    jobs = []
+    for (teacher, _), (generate, score) in merged.items():
+        judged = _Job(arbiter, score) if score else None
+        first = _Job(teacher, generate, judged) if generate else judged
+        jobs += [first] if first else []
+    return jobs
+
+
+def _decisions(
+    views: Sequence[RoleView], free: Slots, kinds: Mapping[str, Hashable]
+) -> Sequence[Start | Stop | Swap]:
+    """The only place that asks the scheduler."""
+    return with_swaps(decide(views, free), kinds)
+
+
+class _Play:
+    """The driver's loop without anything in it: hand out, decide, and on to the next event."""
+
+    def __init__(self, roles: Sequence[Role], jobs: Sequence[_Job], total: Slots) -> None:
+        self.now = 0.0
+        self.seen: dict[str, _Seen] = {}
+        self._roles = {role.owner: role for role in roles}
+        self._free = total
+        self._ready: dict[str, deque[_Job]] = {role.owner: deque() for role in roles}
+        self._left = Counter(job.owner for job in jobs)
+        self._left.update(job.next.owner for job in jobs if job.next)
+        self._replicas: dict[str, _Replica] = {}
+        self._events: list[tuple[float, int, str]] = []
+        self._count = itertools.count()
+        for job in jobs:
+            self._ready[job.owner].append(job)
+
+    def run(self) -> None:
+        """Until nothing more can happen."""
+        self._act()
+        while self._events:
+            self.now = self._events[0][0]
+            while self._events and self._events[0][0] == self.now:
+                self._happen(heapq.heappop(self._events)[2])
+            self._act()
+
+    def _act(self) -> None:
+        own: dict[str, dict[str, _Replica]] = {owner: {} for owner in self._roles}
+        for name, replica in self._replicas.items():
+            own[replica.owner][name] = replica
+        for owner, replicas in own.items():
+            load = {name: len(r.jobs) for name, r in replicas.items() if r.loaded}
+            for name in assign(len(self._ready[owner]), load):
+                self._give(name, self._ready[owner].popleft())
+        views = [self._view(role, own[role.owner]) for role in self._roles.values()]
+        kinds = {role.owner: role.kind for role in self._roles.values()}
+        for decision in _decisions(views, self._free, kinds):
+            if isinstance(decision, Start):
+                self._start(decision.role)
+            else:
+                self._stop(decision.replica)
+            if isinstance(decision, Swap):
+                self._start(decision.role)
+
+    def _view(self, role: Role, replicas: Mapping[str, _Replica]) -> RoleView:
+        ready = len(self._ready[role.owner])
+        idle = tuple(name for name, r in replicas.items() if r.loaded and not r.jobs)
+        expected = self._left[role.owner] > ready
+        told = (role.demand, ready, expected, len(replicas), idle, role.most)
+        return RoleView(role.owner, *told)
+
+    def _start(self, owner: str) -> None:
+        role = self._roles[owner]
+        name = f"{owner}/{next(self._count)}"
+        self._replicas[name] = _Replica(owner, role.demand)
+        self._free = self._free.minus(role.demand)
+        had = self.seen.setdefault(owner, _Seen(self.now))
+        had.now += 1
+        had.peak = max(had.peak, had.now)
+        self._after(role.load_s or 0.0, name)
+
+    def _stop(self, name: str) -> None:
+        replica = self._replicas.pop(name)
+        self._free = self._free.plus(replica.demand)
+        had = self.seen[replica.owner]
+        had.now -= 1
+
+    def _give(self, name: str, job: _Job) -> None:
+        replica = self._replicas[name]
+        replica.jobs.append(job)
+        if len(replica.jobs) == 1:
+            self._begin(name, job)
+
+    def _begin(self, name: str, job: _Job) -> None:
+        each = self._roles[job.owner].request_s
+        seconds = job.requests * (1.0 if each is None else each)
+        self.seen[job.owner].work_s += seconds
+        self._after(seconds, name)
+
+    def _after(self, seconds: float, name: str) -> None:
+        heapq.heappush(self._events, (self.now + seconds, next(self._count), name))
+
+    def _happen(self, name: str) -> None:
+        """A replica is loaded, or its first job is done."""
+        replica = self._replicas[name]
+        if not replica.loaded:
+            replica.loaded = True
+            return
+        job = replica.jobs.popleft()
+        self._left[job.owner] -= 1
+        self.seen[job.owner].end_s = self.now
+        if job.next:
+            self._ready[job.next.owner].append(job.next)
+        if replica.jobs:
+            self._begin(name, replica.jobs[0])

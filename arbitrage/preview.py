@@ -1,0 +1,386 @@
+"""What a run would do, take and cost, as plain data; reads files only, writes and starts nothing.
+
+What is to be made is exact, but that answers which an earlier routing has left are counted again;
+what it takes is estimated, and says from what.
+
+    arbitrage plan arbitrage.yaml
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from arbitrage import manifest, prompts
+from arbitrage.advice import advice
+from arbitrage.components import Arbiter, Component, Components, Teacher, resolve
+from arbitrage.demand import demand_of, machine_of, misfit
+from arbitrage.estimate import (
+    Costs,
+    Figures,
+    Forecast,
+    Role,
+    Unit,
+    add_up,
+    at_most,
+    cost_of,
+    forecast,
+    speeds,
+)
+from arbitrage.plan import Planner, ShardState, nearest_identity, paid, read_state
+from arbitrage.stages import routes_of
+from arbitrage.store import Store
+from arbitrage.summary import against
+from arbitrage.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from arbitrage.config import RunConfig, Served
+    from arbitrage.plan import Task
+
+NOTHING = Costs()
+SAMPLED_FILES = 64
+PROMPTS, ROUTES, PRODUCT = "prompts", "routes", "selected"
+"""Under these names `Figures` of files that no engine makes are kept; their requests are rows."""
+
+
+@dataclass
+class RolePlan:
+    """Work of one teacher, the Arbiter, the router or the selector: to do, and stored.
+
+    `tasks` and `stored` are shards, `requests` completions or scores. Shards of prompts that are
+    not read yet are those of `prompts.shard_size`.
+    """
+
+    name: str
+    stage: str
+    tasks: int = 0
+    prompts: int = 0
+    requests: int = 0
+    stored: int = 0
+    stored_prompts: int = 0
+    stored_requests: int = 0
+    changed: list[str] = field(default_factory=list)
+    costs: Costs = NOTHING
+
+
+@dataclass
+class Preview:
+    """What `run` would do; `budget` maps what is limited to (spent, limit).
+
+    `languages`: prompts per language that a teacher or the Arbiter still has work with. `total`:
+    the sum of all costs, a measure of it none where one part is not known. `misfits`: for each role
+    that never fits the sentence with which `run` would refuse it. `forecast` is none where nothing
+    is to be done or the machine is not known.
+    """
+
+    run: str
+    unread: list[str]
+    prompts: int
+    new_prompts: int
+    roles: list[RolePlan]
+    budget: dict[str, tuple[float, float]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    languages: dict[str, int] = field(default_factory=dict)
+    total: Costs = NOTHING
+    free_bytes: int | None = None
+    machine: dict[str, float] | None = None
+    forecast: Forecast | None = None
+    misfits: list[str] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.unread and not any(role.tasks for role in self.roles)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return {**asdict(self), "nothing_to_do": self.is_empty}
+
+
+def preview(config: RunConfig, probed: Mapping[str, Figures] | None = None) -> Preview:
+    """Plans as `run` would, routing in memory; writes nothing.
+
+    `probed` holds figures by fingerprint for parts that have none of their own in this run.
+    """
+    components = resolve(config)
+    store = Store(config.run, patience_s=config.output.patience_s)
+    prompt_set = prompts.find(config.prompts, components.covered, store)
+    prompts.survey(prompt_set)
+    planner, shards = read_state(components, store)
+    usages = paid(store, planner.listing)
+    # Before anything is routed in memory, as that adds to the listing what is not there.
+    known = {**(probed or {}), **figures_of(store, planner, shards, usages)}
+    count = _Count(planner, store)
+    for shard in shards:
+        count.add_shard(shard)
+    new = prompts.new_prompts(prompt_set, store) if prompt_set.unread else iter(())
+    fresh = count.add_new(new, config, len(shards))
+    for role, part in count.parts():
+        if role.tasks and not role.stored:
+            role.changed = _changes(store, part)
+    _price(count, components, known, fresh)
+    limits = config.budget.limits()
+    found = Preview(
+        store.address(),
+        [source.name for source in prompt_set.unread],
+        sum(shard.rows for shard in shards),
+        fresh,
+        list(count.roles.values()),
+        against(limits, usages) if limits else {},
+        advice(config),
+        dict(sorted(count.languages.items())),
+        _total([role.costs for role in count.roles.values() if role.tasks]),
+    )
+    _look_ahead(found, config, components, count.units, known)
+    return found
+
+
+class _Count:
+    """Adds up what is to do and what is stored, shard by shard."""
+
+    def __init__(self, planner: Planner, store: Store) -> None:
+        components = planner.components
+        self.roles = {("route", ""): RolePlan("router", "route")}
+        for teacher in components.teachers:
+            self.roles["generate", teacher.fingerprint] = RolePlan(teacher.name, "generate")
+        arbiter = components.arbiter
+        self.roles["score", arbiter.fingerprint] = RolePlan(arbiter.name, "score")
+        self.roles["select", ""] = RolePlan(components.selector.name, "select")
+        self.units: list[Unit] = []
+        self.languages: Counter[str] = Counter()
+        self._planner = planner
+        self._store = store
+
+    def parts(self) -> Iterator[tuple[RolePlan, Component]]:
+        """The teachers and the Arbiter with their work."""
+        components = self._planner.components
+        for teacher in components.teachers:
+            yield self.roles["generate", teacher.fingerprint], teacher
+        yield self.roles["score", components.arbiter.fingerprint], components.arbiter
+
+    def add_shard(self, shard: ShardState) -> None:
+        """Counts a shard that is stored; one that is not routed yet is routed in memory."""
+        planner, missing, table = self._planner, [], None
+        if shard.routed is None:
+            route = planner.route_task(shard)
+            missing.append(route)
+            table = self._languages_of(shard)
+            shard.routed = routes_of(table, planner.components)[0]
+            planner.record(route)
+        missing += planner.tasks(shard)
+        for task in missing:
+            served = task.stage in ("generate", "score")
+            role = self.roles[task.stage, task.owner if served else ""]
+            _add(role, task.rows, task.requests)
+        pairs = planner.pairs(shard)
+        for task in (task for pair in pairs for task in pair if planner.is_done(task)):
+            role = self.roles[task.stage, task.owner]
+            role.stored += 1
+            role.stored_prompts += task.rows
+            role.stored_requests += task.requests
+        units = [unit for pair in pairs if (unit := self._unit(shard, *pair))]
+        if units:
+            self._add_units(units, self._languages_of(shard) if table is None else table)
+
+    def _languages_of(self, shard: ShardState) -> pa.Table:
+        return self._store.read(shard.path, columns=["prompt_id", "language"]).table
+
+    def _unit(self, shard: ShardState, generate: Task, score: Task) -> Unit | None:
+        asked = 0 if self._planner.is_done(generate) else generate.requests
+        judged = 0 if self._planner.is_done(score) else score.requests
+        return Unit(generate.owner, shard.number, asked, judged) if asked or judged else None
+
+    def _add_units(self, units: Sequence[Unit], table: pa.Table) -> None:
+        self.units += units
+        components = self._planner.components
+        owners = {unit.teacher for unit in units}
+        asked = [t.languages for t in components.teachers if t.fingerprint in owners]
+        for language, count in Counter(table["language"].to_pylist()).items():
+            if any(language in languages for languages in asked):
+                self.languages[language] += count
+
+    def add_new(self, fresh: Iterator[prompts.Accepted], config: RunConfig, number: int) -> int:
+        """Adds the work of prompts that are in no shard yet; returns how many there are."""
+        components = self._planner.components
+        arbiter = components.arbiter.fingerprint
+        total = 0
+        while rows := list(itertools.islice(fresh, config.prompts.shard_size)):
+            table = pa.table(
+                {"prompt_id": [r.id for r in rows], "language": [r.language for r in rows]}
+            )
+            units = []
+            for owner, (count, _) in routes_of(table, components)[0].items():
+                requests = count * _samples(components.teacher(owner))
+                _add(self.roles["generate", owner], count, requests)
+                _add(self.roles["score", arbiter], count, requests)
+                units.append(Unit(owner, number, requests, requests))
+            self._add_units(units, table)
+            for stage in ("route", "select"):
+                _add(self.roles[stage, ""], len(rows), 0)
+            total, number = total + len(rows), number + 1
+        return total
+
+
+def _add(role: RolePlan, rows: int, requests: int) -> None:
+    role.tasks += 1
+    role.prompts += rows
+    role.requests += requests
+
+
+def _samples(teacher: Teacher) -> int:
+    return sum(group.n for group in teacher.config.sampling)
+
+
+def _changes(store: Store, part: Component) -> list[str]:
+    """How a component without files differs from the nearest earlier one of its name."""
+    notes = manifest.identities(store, part.kind)
+    earlier = [note["identity"] for note in notes if note["name"] == part.name]
+    return nearest_identity(part.identity, [old for old in earlier if old != part.identity])
+
+
+def figures_of(
+    store: Store,
+    planner: Planner,
+    shards: Sequence[ShardState],
+    usages: Mapping[str, Usage],
+    source: str = "earlier",
+) -> dict[str, Figures]:
+    """What the files and the diary of a run tell, by fingerprint; only of parts that did work."""
+    components = planner.components
+    parts: tuple[Teacher | Arbiter, ...] = (*components.teachers, components.arbiter)
+    diary = speeds(store.events(), {part.fingerprint: part.name for part in parts})
+    files = _files(planner, shards)
+    found = {}
+    for part in parts:
+        spent = usages.get(part.fingerprint, Usage())
+        if spent.requests:
+            told = not spent.untold and (isinstance(part, Teacher) or part.config.tells_tokens)
+            found[part.fingerprint] = Figures(
+                source,
+                spent.prompt_tokens / spent.requests if told else None,
+                spent.completion_tokens / spent.requests if told else None,
+                diary[part.fingerprint].request_s,
+                _mean_bytes(store, files[part.fingerprint]),
+                diary[part.fingerprint].load_s,
+            )
+    for name in (PROMPTS, ROUTES, PRODUCT):
+        size = _mean_bytes(store, files[name])
+        if size is not None:
+            found[name] = Figures(source, request_bytes=size)
+    return found
+
+
+def _files(planner: Planner, shards: Sequence[ShardState]) -> dict[str, list[tuple[str, int]]]:
+    """Stored files with their rows, by owner."""
+    files: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    folder = planner.folder_of(planner.components.selector)
+    for shard in shards:
+        route = planner.route_task(shard)
+        made = f"{folder}/{shard.number:05d}.parquet"
+        told = [(PROMPTS, shard.path), (ROUTES, route.output), (PRODUCT, made)]
+        for name, path in told:
+            if path in planner.listing.files:
+                files[name].append((path, shard.rows))
+        for task in (task for pair in planner.pairs(shard) for task in pair):
+            if planner.is_done(task) and task.requests:
+                files[task.owner].append((task.output, task.requests))
+    return files
+
+
+def _mean_bytes(store: Store, files: Sequence[tuple[str, int]]) -> float | None:
+    """Bytes per row, from at most `SAMPLED_FILES` files spread over all."""
+    sampled = files[:: -(-len(files) // SAMPLED_FILES) or 1]
+    rows = sum(count for _, count in sampled)
+    if not rows:
+        return None
+    return sum((store.size(path) or 0) for path, _ in sampled) / rows
+
+
+def _price(count: _Count, components: Components, known: Mapping[str, Figures], fresh: int) -> None:
+    """Sets every role's costs."""
+    for role, part in count.parts():
+        config: Served = components.arbiter.config
+        figures = known.get(part.fingerprint)
+        if isinstance(part, Teacher):
+            figures = figures or at_most(part.config.sampling)
+            config = part.config
+        role.costs = cost_of(role.requests, figures or Figures("bound"), config.price)
+    for stage, names in (("route", (PROMPTS, ROUTES)), ("select", (PRODUCT,))):
+        role = count.roles[stage, ""]
+        rows = {PROMPTS: fresh}
+        parts = [cost_of(rows.get(n, role.prompts), known.get(n, Figures("")), None) for n in names]
+        size = add_up(part.bytes for part in parts)
+        source = next((part.source for part in parts if part.source), "")
+        role.costs = Costs(source, 0, 0, None, 0.0, None if size is None else round(size))
+
+
+def _total(costs: Sequence[Costs]) -> Costs:
+    """The sum; roles without a price cost nothing, and the Arbiter's tokens count where told."""
+    money = [one.money for one in costs if one.money is not None]
+    prompt = add_up(one.prompt_tokens for one in costs if one.completion_tokens is not None)
+    completion = [one.completion_tokens for one in costs if one.completion_tokens is not None]
+    size = add_up(one.bytes for one in costs)
+    return Costs(
+        "bound" if any(one.source == "bound" for one in costs) else "",
+        None if prompt is None else round(prompt),
+        sum(completion) if completion else None,
+        sum(money) if money else None,
+        add_up(one.time_s for one in costs),
+        None if size is None else round(size),
+    )
+
+
+def _look_ahead(
+    found: Preview,
+    config: RunConfig,
+    components: Components,
+    units: Sequence[Unit],
+    known: Mapping[str, Figures],
+) -> None:
+    """Adds what the machine and its disk make of it."""
+    found.free_bytes = _free_bytes(config.run)
+    size = found.total.bytes
+    if size is not None and found.free_bytes is not None and size > found.free_bytes:
+        found.warnings.append(
+            f"about {size / 1e9:,.1f} GB are to be written, and the disk of {config.run} has "
+            f"{found.free_bytes / 1e9:,.1f} GB left; make room, or name another `run:`"
+        )
+    total = machine_of(config.cluster)
+    if total is None:
+        return
+    found.machine = {"cpus": total.cpus, "gpus": total.gpus, "memory_gb": total.memory_gb}
+    parts: tuple[Teacher | Arbiter, ...] = (*components.teachers, components.arbiter)
+    demands = {part.name: demand_of(part.config) for part in parts}
+    found.misfits = [
+        misfit(name, demand, total) for name, demand in demands.items() if not total.holds(demand)
+    ]
+    if units and not found.misfits:
+        roles = [_role(part, known.get(part.fingerprint, Figures(""))) for part in parts]
+        found.forecast = forecast(roles, units, components.arbiter.fingerprint, total)
+
+
+def _role(part: Teacher | Arbiter, figures: Figures) -> Role:
+    config = part.config
+    demand = demand_of(config)
+    kind = (config.engine, config.resources.python, demand)
+    most = config.resources.replicas
+    times = (figures.request_s, figures.load_s)
+    return Role(part.fingerprint, part.name, demand, most, kind, *times)
+
+
+def _free_bytes(run: str) -> int | None:
+    """Room on the disk that a run directory is or would be on; none for an object store."""
+    if "://" in run:
+        return None
+    place = Path(run).resolve()
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    return shutil.disk_usage(there).free
