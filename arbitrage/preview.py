@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,13 +32,12 @@ from arbitrage.estimate import (
     at_most,
     cost_of,
     forecast,
-    speeds,
 )
+from arbitrage.figures import PRODUCT, PROMPTS, ROUTES, figures_of
 from arbitrage.plan import Planner, ShardState, nearest_identity, paid, read_state
 from arbitrage.stages import routes_of
 from arbitrage.store import Store
 from arbitrage.summary import against
-from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,9 +46,6 @@ if TYPE_CHECKING:
     from arbitrage.plan import Task
 
 NOTHING = Costs()
-SAMPLED_FILES = 64
-PROMPTS, ROUTES, PRODUCT = "prompts", "routes", "selected"
-"""Under these names `Figures` of files that no engine makes are kept; their requests are rows."""
 
 
 @dataclass
@@ -140,8 +136,29 @@ def preview(config: RunConfig, probed: Mapping[str, Figures] | None = None) -> P
         dict(sorted(count.languages.items())),
         _total([role.costs for role in count.roles.values() if role.tasks]),
     )
+    _weigh_budget(found)
     _look_ahead(found, config, components, count.units, known)
     return found
+
+
+def _weigh_budget(found: Preview) -> None:
+    """Warns of what the budget is known, or expected, not to pay for."""
+    total = found.total
+    need: dict[str, float | None] = {"requests": sum(role.requests for role in found.roles)}
+    if total.source != "bound":
+        need |= {"tokens": add_up([total.prompt_tokens, total.completion_tokens])}
+        need |= {"money": total.money}
+    for name, (spent, limit) in found.budget.items():
+        wanted, left = need.get(name), max(0.0, limit - spent)
+        if wanted is not None and wanted > left:
+            found.warnings.append(
+                f"the budget pays for a part: {_told(wanted)} {name} are needed and {_told(left)} "
+                "are left; the run will stop before its end, and go on when `budget:` is raised"
+            )
+
+
+def _told(amount: float) -> str:
+    return f"{amount:,.0f}" if amount >= 100 or amount == round(amount) else f"{amount:,.2f}"
 
 
 class _Count:
@@ -245,64 +262,6 @@ def _changes(store: Store, part: Component) -> list[str]:
     notes = manifest.identities(store, part.kind)
     earlier = [note["identity"] for note in notes if note["name"] == part.name]
     return nearest_identity(part.identity, [old for old in earlier if old != part.identity])
-
-
-def figures_of(
-    store: Store,
-    planner: Planner,
-    shards: Sequence[ShardState],
-    usages: Mapping[str, Usage],
-    source: str = "earlier",
-) -> dict[str, Figures]:
-    """What the files and the diary of a run tell, by fingerprint; only of parts that did work."""
-    components = planner.components
-    parts: tuple[Teacher | Arbiter, ...] = (*components.teachers, components.arbiter)
-    diary = speeds(store.events(), {part.fingerprint: part.name for part in parts})
-    files = _files(planner, shards)
-    found = {}
-    for part in parts:
-        spent = usages.get(part.fingerprint, Usage())
-        if spent.requests:
-            told = not spent.untold and (isinstance(part, Teacher) or part.config.tells_tokens)
-            found[part.fingerprint] = Figures(
-                source,
-                spent.prompt_tokens / spent.requests if told else None,
-                spent.completion_tokens / spent.requests if told else None,
-                diary[part.fingerprint].request_s,
-                _mean_bytes(store, files[part.fingerprint]),
-                diary[part.fingerprint].load_s,
-            )
-    for name in (PROMPTS, ROUTES, PRODUCT):
-        size = _mean_bytes(store, files[name])
-        if size is not None:
-            found[name] = Figures(source, request_bytes=size)
-    return found
-
-
-def _files(planner: Planner, shards: Sequence[ShardState]) -> dict[str, list[tuple[str, int]]]:
-    """Stored files with their rows, by owner."""
-    files: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    folder = planner.folder_of(planner.components.selector)
-    for shard in shards:
-        route = planner.route_task(shard)
-        made = f"{folder}/{shard.number:05d}.parquet"
-        told = [(PROMPTS, shard.path), (ROUTES, route.output), (PRODUCT, made)]
-        for name, path in told:
-            if path in planner.listing.files:
-                files[name].append((path, shard.rows))
-        for task in (task for pair in planner.pairs(shard) for task in pair):
-            if planner.is_done(task) and task.requests:
-                files[task.owner].append((task.output, task.requests))
-    return files
-
-
-def _mean_bytes(store: Store, files: Sequence[tuple[str, int]]) -> float | None:
-    """Bytes per row, from at most `SAMPLED_FILES` files spread over all."""
-    sampled = files[:: -(-len(files) // SAMPLED_FILES) or 1]
-    rows = sum(count for _, count in sampled)
-    if not rows:
-        return None
-    return sum((store.size(path) or 0) for path, _ in sampled) / rows
 
 
 def _price(count: _Count, components: Components, known: Mapping[str, Figures], fresh: int) -> None:

@@ -17,8 +17,8 @@ from arbitrage.components import resolve
 from arbitrage.config import BudgetConfig, PromptsConfig
 from arbitrage.configfile import Loaded
 from arbitrage.errors import ArbitrageError
+from arbitrage.figures import figures_of
 from arbitrage.plan import paid, read_state
-from arbitrage.preview import figures_of
 from arbitrage.store import Store
 
 if TYPE_CHECKING:

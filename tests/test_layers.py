@@ -32,7 +32,7 @@ STORY = (
     ("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary"),
     ("worker", "demand"),
     ("cluster", "estimate"),
-    ("driver",),
+    ("driver", "figures"),
     ("pipeline", "views", "preview"),
     ("probe", "tables"),
     ("tables_plan",),
