@@ -11,6 +11,7 @@ request, so that the order can still be told; then no time is told.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 from collections import Counter, defaultdict, deque
@@ -131,40 +132,62 @@ class _Busy:
         return self.closed_s + sum(end - start for start, end in self.spans)
 
 
+@dataclass
+class _Session:
+    """One call of `run` in the diary."""
+
+    start: float = 0.0
+    busy: dict[tuple[str, str], _Busy] = field(default_factory=dict)
+    last_done: dict[str, float] = field(default_factory=dict)
+    loaded: list[tuple[str, float]] = field(default_factory=list)
+
+    def loads(self) -> dict[str, float]:
+        """Per role the longest load: from the start, or from the last task of a replica that went
+        before it."""
+        found: dict[str, float] = {}
+        ends = sorted(self.last_done.values())
+        for role, now in self.loaded:
+            place = bisect.bisect_right(ends, now)
+            since = max(self.start, ends[place - 1]) if place else self.start
+            found[role] = max(now - since, found.get(role, 0.0))
+        return found
+
+
 def speeds(events: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Speed]:
     """Per owner what the diary tells; `names` maps owners to the names of roles.
 
     The time of a replica is that in which it had a task in flight, however many. Loading is told
-    from the last thing before it that kept the slots: the start of the run (with Ray's own start)
-    or the end of another model's task; the longest one of the latest run that loaded the role.
+    from when the slots were free: the start of the run (so with Ray's own start), or the last task
+    of another replica; it is that of the latest run that loaded the role.
     """
-    busy: dict[tuple[str, str], _Busy] = {}
-    requests: Counter[str] = Counter()
-    loads: dict[str, tuple[int, float]] = {}
-    session, since = 0, 0.0
-    for event in events:
-        now = float(event.get("time", 0.0))
-        if event.get("event") == "run_started":
-            session, since = session + 1, now
-        elif event.get("event") == "replica_loaded":
-            role = str(event.get("role"))
-            last, seconds = loads.get(role, (0, 0.0))
-            loads[role] = (session, max(now - since, seconds if last == session else 0.0))
-        elif event.get("event") == "task_done" and event.get("stage") in ("generate", "score"):
-            since = now
-            if event.get("replica"):
-                owner, seconds = str(event["owner"]), float(event["seconds"])
-                own = busy.setdefault((owner, f"{session} {event['replica']}"), _Busy())
-                own.add(now - seconds, now)
-                requests[owner] += int(event["requests"])
+    session = _Session()
     worked: dict[str, float] = defaultdict(float)
-    for (owner, _), one in busy.items():
-        worked[owner] += one.total_s
-    told = {}
-    for owner, name in names.items():
-        each = worked[owner] / requests[owner] if requests[owner] else None
-        told[owner] = Speed(each, loads[name][1] if name in loads else None)
-    return told
+    requests: Counter[str] = Counter()
+    loads: dict[str, float] = {}
+
+    def close() -> None:
+        loads.update(session.loads())
+        for (owner, _), busy in session.busy.items():
+            worked[owner] += busy.total_s
+
+    for event in events:
+        now, kind = float(event.get("time", 0.0)), event.get("event")
+        if kind == "run_started":
+            close()
+            session = _Session(now)
+        elif kind == "replica_loaded":
+            session.loaded.append((str(event.get("role")), now))
+        elif kind == "task_done" and event.get("replica") and event.get("requests"):
+            owner, replica = str(event["owner"]), str(event["replica"])
+            busy = session.busy.setdefault((owner, replica), _Busy())
+            busy.add(now - float(event["seconds"]), now)
+            session.last_done[replica] = now
+            requests[owner] += int(event["requests"])
+    close()
+    return {
+        owner: Speed(worked[owner] / requests[owner] if requests[owner] else None, loads.get(name))
+        for owner, name in names.items()
+    }
 
 
 class Role(NamedTuple):
@@ -191,11 +214,12 @@ class Unit(NamedTuple):
 @dataclass
 class Part:
     """When a role has its slots. Roles of one `turn` are loaded together; times are from the
-    start, none where they are not known."""
+    start, none where they are not known; `load_s` is what one replica takes to load."""
 
     name: str
     turn: int
     replicas: int
+    load_s: float | None
     start_s: float | None
     end_s: float | None
 
@@ -261,7 +285,7 @@ def _parts(busy: Sequence[Role], seen: Mapping[str, _Seen], *, known: bool) -> l
             turn, first_end = turn + 1, float("inf")
         first_end = min(first_end, had.end_s)
         times = (had.start_s, had.end_s) if known else (None, None)
-        parts.append(Part(role.name, turn, had.peak, *times))
+        parts.append(Part(role.name, turn, had.peak, role.load_s, *times))
     return parts
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from arbitrage.components import Arbiter, Teacher
 from arbitrage.estimate import Figures, speeds
+from arbitrage.store import shard_number
 from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 SAMPLED_FILES = 64
 PROMPTS, ROUTES, PRODUCT = "prompts", "routes", "selected"
-"""Under these names `Figures` of files that no engine makes are kept; their requests are rows."""
+"""Under these names `Figures` of files that no engine makes are kept; their requests are rows.
+Who routes or selects changes little in their size, so earlier ones count too."""
 
 
 def figures_of(
@@ -58,14 +60,12 @@ def figures_of(
 def _files(planner: Planner, shards: Sequence[ShardState]) -> dict[str, list[tuple[str, int]]]:
     """Stored files with their rows, by owner."""
     files: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    folder = planner.folder_of(planner.components.selector)
+    rows = {shard.number: shard.rows for shard in shards}
+    for path in sorted(planner.listing.files):
+        kind = path.partition("/")[0]
+        if kind in (PROMPTS, ROUTES, PRODUCT):
+            files[kind].append((path, rows.get(shard_number(path), 0)))
     for shard in shards:
-        route = planner.route_task(shard)
-        made = f"{folder}/{shard.number:05d}.parquet"
-        told = [(PROMPTS, shard.path), (ROUTES, route.output), (PRODUCT, made)]
-        for name, path in told:
-            if path in planner.listing.files:
-                files[name].append((path, shard.rows))
         for task in (task for pair in planner.pairs(shard) for task in pair):
             if planner.is_done(task) and task.requests:
                 files[task.owner].append((task.output, task.requests))

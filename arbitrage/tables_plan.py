@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 SHOWN_SOURCES = 5
 SHOWN_LANGUAGES = 12
 UNKNOWN = "?"
-NAME_WIDTH = 18
+NAME_WIDTH = 16
 WIDTH = 80
+TIME = "time: that of all replicas' work together, without loading"
 SOURCES = {
     "earlier": "earlier: from what this run has made so far",
     "probe": "probe: from a few prompts, tried just now; engines that batch are faster on many",
@@ -48,6 +49,7 @@ def of_plan(found: Preview) -> Group:
     parts: list[RenderableType] = [_work(found), *changed, *_unread(found), *_languages(found)]
     if any(role.tasks for role in found.roles):
         parts += [Text(), _costs(found), *_sources(found)]
+        parts.append(_wrapped(TIME, "dim"))
     parts += [Text(), *_places(found), *_disk(found)]
     return Group(*parts, *_spent_of(found), *warnings, *refused)
 
@@ -86,7 +88,7 @@ def _costs(found: Preview) -> Table:
     """Estimated tokens, money, time and disk; a column without any figure is left out."""
     priced = any(role.costs.money is not None for role in found.roles)
     money = ("money",) if priced else ()
-    right = ("prompt tokens", "completion", *money, "replica time", "disk", "from")
+    right = ("tokens in", "tokens out", *money, "time", "disk", "from")
     table = _table("by", right=right)
     for role in found.roles:
         if role.tasks:
@@ -133,10 +135,11 @@ def _places(found: Preview) -> list[RenderableType]:
     if found.forecast is None:
         return [Text(told)]
     timed = found.forecast.time_s is not None
-    right = ("turn", "replicas", *(("from", "to") if timed else ()))
+    right = ("turn", "replicas", *(("loading", "from", "to") if timed else ()))
     table = _table("loaded", right=right)
     for part in found.forecast.parts:
-        times = [_span(part.start_s), _span(part.end_s)] if timed else []
+        spans = (part.load_s, part.start_s, part.end_s) if timed else ()
+        times = [_span(seconds) for seconds in spans]
         table.add_row(harmless(part.name), str(part.turn), str(part.replicas), *times)
     if timed:
         last = f"; in all {_span(found.forecast.time_s)}, and most of it for "
@@ -213,7 +216,9 @@ def _money(amount: float | None) -> str:
     """In the currency of the prices; small sums keep two digits that count."""
     if amount is None:
         return ""
-    return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:.2g}"
+    if amount >= 1000:
+        return f"{amount:,.0f}"
+    return f"{amount:.2f}" if amount >= 1 or not amount else f"{amount:.2g}"
 
 
 def _span(seconds: float | None) -> str:

@@ -91,9 +91,21 @@ def test_loading_is_told_from_what_kept_the_slots_before() -> None:
         {"event": "replica_loaded", "time": 7, "role": "first"},
         done(50, 40, "first/1"),
         {"event": "replica_loaded", "time": 53, "role": "second"},
+        done(60, 4, "second/2"),
     ]
     told = speeds(events, {"f": "first", "s": "second", "t": "third"})
     assert [told[owner].load_s for owner in "fst"] == [7, 3, None]
+
+
+def test_a_replica_that_works_on_gives_no_slots_to_one_that_is_loading() -> None:
+    events = [
+        {"event": "run_started", "time": 0},
+        {"event": "replica_loaded", "time": 5, "role": "first"},
+        done(11, 6, "first/1"),
+        {"event": "replica_loaded", "time": 12, "role": "second"},
+        done(20, 9, "first/1"),
+    ]
+    assert speeds(events, {"s": "second"})["s"].load_s == 12
 
 
 def role(owner: str, demand: Slots = GPU, most: int = 1, load_s: float | None = 10.0) -> Role:

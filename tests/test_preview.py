@@ -12,7 +12,7 @@ from rich.console import Console
 
 from arbitrage.components import resolve
 from arbitrage.demand import demand_of, machine_of, misfit
-from arbitrage.estimate import Figures
+from arbitrage.estimate import Costs, Figures
 from arbitrage.preview import preview
 from arbitrage.tables_plan import of_plan
 from command_line import cli, write_config
@@ -166,6 +166,20 @@ def test_a_plan_fits_80_columns(tmp_path: Path) -> None:
     assert "money" in text
     assert "<=" in text
     assert "all " in text
+
+
+def test_large_figures_are_whole_in_80_columns(tmp_path: Path) -> None:
+    found = preview(config_of(tmp_path))
+    found.unread = []
+    for role in found.roles:
+        role.tasks, role.prompts, role.requests = 97_700, 100_000_000, 400_000_000
+        role.stored, role.stored_requests = 97_700, 400_000_000
+        role.costs = Costs("earlier", 123_456_789_012, 98_765_432_101, 12_345.678, 1.2e6, 10**13)
+    found.total = role.costs
+    text = told(found)
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ("123 G", "98.8 G", "12,346", "13 d 21 h", "10 TB", "earlier", "400,000,000"):
+        assert part in text
 
 
 def test_a_dry_run_says_what_plan_says_and_writes_nothing(tmp_path: Path) -> None:
