@@ -16,8 +16,8 @@ from arbitrage.estimate import (
     at_most,
     cost_of,
     forecast,
-    speeds,
 )
+from arbitrage.figures import speeds
 from arbitrage.scheduler import Slots
 
 GPU = Slots(1, 1)
