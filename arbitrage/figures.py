@@ -81,7 +81,7 @@ def _mean_bytes(store: Store, files: Sequence[tuple[str, int]]) -> float | None:
     rows = sum(count for _, count in sampled)
     if not rows:
         return None
-    return sum(store.path(path).stat().st_size for path, _ in sampled) / rows
+    return sum((store.size(path) or 0) for path, _ in sampled) / rows
 
 
 class Speed(NamedTuple):
