@@ -184,3 +184,21 @@ REPEATING = frozenset(
     }
 )
 """Columns (leaf names) whose values repeat: these alone are worth a Parquet dictionary."""
+
+
+def leaves(schema: pa.Schema) -> list[str]:
+    """Parquet's dotted names of all leaf columns."""
+    leaves: list[str] = []
+
+    def walk(kind: pa.DataType, prefix: str) -> None:
+        if pa.types.is_list(kind):
+            walk(kind.value_type, f"{prefix}.list.element")
+        elif pa.types.is_struct(kind):
+            for child in kind:
+                walk(child.type, f"{prefix}.{child.name}")
+        else:
+            leaves.append(prefix)
+
+    for column in schema:
+        walk(column.type, column.name)
+    return leaves

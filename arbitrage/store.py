@@ -31,7 +31,7 @@ from arbitrage.diary import DIARY, Diary, parsed
 from arbitrage.errors import StoreError
 from arbitrage.files import files_of, patiently, reason_of
 from arbitrage.lock import CLAIMS, NOTE, Lock, holder_of
-from arbitrage.records import REPEATING, SCHEMAS
+from arbitrage.records import REPEATING, SCHEMAS, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -178,7 +178,7 @@ class Store:
             buffer,
             schema.with_metadata({FOOTER_KEY: note}),
             compression=self.compression,
-            use_dictionary=[leaf for leaf in _leaves(schema) if REPEATING & set(leaf.split("."))],
+            use_dictionary=[leaf for leaf in leaves(schema) if REPEATING & set(leaf.split("."))],
             write_statistics=False,
             write_page_checksum=True,
         ) as writer:
@@ -350,24 +350,6 @@ class Store:
 def shard_number(relative: str) -> int:
     """The shard that a data file belongs to."""
     return int(relative.rsplit("/", 1)[-1].split(".", 1)[0])
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Parquet's dotted names of all leaf columns."""
-    leaves: list[str] = []
-
-    def walk(kind: pa.DataType, prefix: str) -> None:
-        if pa.types.is_list(kind):
-            walk(kind.value_type, f"{prefix}.list.element")
-        elif pa.types.is_struct(kind):
-            for child in kind:
-                walk(child.type, f"{prefix}.{child.name}")
-        else:
-            leaves.append(prefix)
-
-    for column in schema:
-        walk(column.type, column.name)
-    return leaves
 
 
 def _as_kind(table: pa.Table, relative: str, columns: list[str] | None) -> pa.Table:
