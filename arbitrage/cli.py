@@ -299,5 +299,28 @@ def show(
         out.print(tables.of_prompt(found), soft_wrap=True)
 
 
+@app.command()
+def verify(
+    place: RunPath,
+    mend: Annotated[
+        bool,
+        typer.Option("--repair", help="Remove what is broken, so that `run` makes it again."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read a whole run again and name every fault. Exit code 1 where there is one left."""
+    from arbitrage import repair
+    from arbitrage.progress import counted
+
+    with counted("shards read") as tell:
+        found = repair.examine(_run_of(place), tell, mend=mend)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        out.print(tables.of_examination(found), soft_wrap=True)
+    if not found.is_sound:
+        raise typer.Exit(1)
+
+
 if __name__ == "__main__":
     main()

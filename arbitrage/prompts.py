@@ -297,11 +297,11 @@ def read_shards(prompt_set: PromptSet, store: Store) -> Iterator[Shard]:
             elif not known.is_stored(found):
                 waiting.append(found)
                 if len(waiting) == prompt_set.config.shard_size:
-                    yield _publish(store, number, waiting)
+                    yield publish_shard(store, number, waiting)
                     number, waiting = number + 1, []
         _publish_refused(store, source, refused)
     if waiting:
-        yield _publish(store, number, waiting)
+        yield publish_shard(store, number, waiting)
     _remember(store, tallies, {source.name for source in prompt_set.signatures})
 
 
@@ -360,7 +360,8 @@ class _Known:
         return bytes.fromhex(row.id) in self._stored
 
 
-def _publish(store: Store, number: int, rows: list[Accepted]) -> Shard:
+def publish_shard(store: Store, number: int, rows: list[Accepted]) -> Shard:
+    """Writes one prompt shard; the same rows give the same bytes, and so the same name."""
     columns = [list(column) for column in zip(*(row[:-1] for row in rows), strict=True)]
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, PROMPTS, strict=True)], PROMPTS)
     published = store.publish(f"prompts/{number:05d}.{{digest}}.parquet", table, {})

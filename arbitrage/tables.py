@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from arbitrage.repair import Examination
     from arbitrage.summary import LanguageResult, Summary
     from arbitrage.usage import Usage
     from arbitrage.views import Shown, Status
@@ -244,3 +245,25 @@ def harmless(text: str, style: str = "") -> Text:
     """
     kept = (c if c in KEPT or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return Text("".join(kept), style=style)
+
+
+def of_examination(found: Examination) -> Group:
+    """Every fault, what was done about it, and how much was read."""
+    parts: list[RenderableType] = [
+        harmless(f"{fault.path}: {fault.what}", "red") for fault in found.findings.faults
+    ]
+    parts += [harmless(f"note: {note}", "dim") for note in found.findings.notes]
+    table = Table("kind", box=None, pad_edge=False)
+    for title in ("files", "rows", "faults"):
+        table.add_column(title, justify="right")
+    for kind, *counts in found.findings.table():
+        table.add_row(kind, *(f"{count:,}" for count in counts))
+    parts += [Text(), table]
+    if found.repaired is None:
+        told = "sound" if found.is_sound else "not sound; `arbitrage verify RUN --repair` mends it"
+        return Group(*parts, Text(told))
+    parts += [harmless(f"removed {path}") for path in found.repaired.removed]
+    parts += [harmless(f"restored {path}") for path in found.repaired.restored]
+    parts += [harmless(f"not mended: {f.path}: {f.what}", "red") for f in found.repaired.left]
+    told = "`arbitrage run` makes again what was removed" if found.repaired.removed else "done"
+    return Group(*parts, Text(told))
