@@ -322,5 +322,29 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def gc(
+    place: RunPath,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", metavar="NAME", help="Spare this component.")
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what no current component needs, with what was paid for it; remove it with --delete.
+
+    A config's components count as current, also those that have not run yet.
+    """
+    from arbitrage import garbage
+
+    config = load(place).config if place.is_file() else None
+    run = place if config is None else Path(config.run)
+    found = garbage.collect_in(run, config, keep=keep or (), delete=delete)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        out.print(tables.of_garbage(found), soft_wrap=True)
+
+
 if __name__ == "__main__":
     main()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from arbitrage.garbage import Collection
     from arbitrage.repair import Examination
     from arbitrage.summary import LanguageResult, Summary
     from arbitrage.usage import Usage
@@ -267,3 +268,21 @@ def of_examination(found: Examination) -> Group:
     parts += [harmless(f"not mended: {f.path}: {f.what}", "red") for f in found.repaired.left]
     told = "`arbitrage run` makes again what was removed" if found.repaired.removed else "done"
     return Group(*parts, Text(told))
+
+
+def of_garbage(found: Collection) -> Group:
+    """What nobody needs, biggest first, and what was paid for it."""
+    if not found.garbage:
+        return Group(Text("nothing to remove"))
+    parts: list[RenderableType] = []
+    for one in found.garbage:
+        paid = f", {one.spent.requests:,} requests, {one.spent.tokens:,} tokens paid"
+        files = len(one.files) + len(one.papers)
+        told = f"{one.place or 'leftovers'}: {one.why}; {files:,} files, {one.rows:,} rows, "
+        told += f"{one.size_bytes:,} bytes{paid if one.spent.requests else ''}"
+        parts.append(harmless(told))
+        parts += [] if one.place else [harmless(f"  {path}", "dim") for path in one.papers]
+    if found.warning:
+        parts.append(Text(f"warning: {found.warning}", style="bold red"))
+    done = "freed" if found.deleted else "to be freed with --delete:"
+    return Group(*parts, Text(f"{done} {found.size_bytes:,} bytes"))
