@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "configs" / "cluster"
 SCRIPT = FOLDER / "arbitrage.sbatch"
 FAKES = {
     "srun": 'echo "srun" >> "$LOG"; exec sleep 60',
-    "ray": 'echo "ray $*" >> "$LOG"',
+    "ray": 'until grep -q srun "$LOG"; do :; done; echo "ray $*" >> "$LOG"',
     "scontrol": 'echo "scontrol $*" >> "$LOG"; [ "$1" != show ] || printf "n1\\nn2\\n"',
     "arbitrage": 'echo "arbitrage $*" >> "$LOG"; exit "$CODE"',
 }
