@@ -337,8 +337,9 @@ def gc(
     """
     from arbitrage import garbage
 
-    config = load(place).config if place.is_file() else None
-    run = place if config is None else Path(config.run)
+    is_config = not has_scheme(place) and Path(place).is_file()
+    config = load(Path(place)).config if is_config else None
+    run = place if config is None else config.run
     found = garbage.collect_in(run, config, keep=keep or (), delete=delete)
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))

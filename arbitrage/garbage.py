@@ -72,7 +72,7 @@ class Collection:
 
 
 def collect_in(
-    place: Path, config: RunConfig | None, *, keep: Sequence[str], delete: bool
+    place: Path | str, config: RunConfig | None, *, keep: Sequence[str], delete: bool
 ) -> Collection:
     """The same for a run directory; `config` none: the one that it was last run with.
 
@@ -257,7 +257,7 @@ def _measure(store: Store, one: Garbage) -> None:
             one.rows += note["rows"]
             spent.append(Usage(**note.get("spent", {})))
     one.spent = total_of(spent)
-    one.size_bytes = sum(store.size(path) for path in (*one.files, *one.papers))
+    one.size_bytes = sum(store.size(path) or 0 for path in (*one.files, *one.papers))
 
 
 def _remove(store: Store, one: Garbage) -> None:

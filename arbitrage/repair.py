@@ -75,7 +75,7 @@ class Examination:
         }
 
 
-def examine(place: Path, tell: Callable[[int, int], None], *, mend: bool) -> Examination:
+def examine(place: Path | str, tell: Callable[[int, int], None], *, mend: bool) -> Examination:
     """Verifies the run in `place`, and mends it if asked to.
 
     Raises UsageError where there is no run, and LockedError if it is to be mended while a driver is
@@ -104,7 +104,7 @@ def examine(place: Path, tell: Callable[[int, int], None], *, mend: bool) -> Exa
         return Examination(str(place), findings, repair(store, findings, sources))
 
 
-def _opened(place: Path) -> tuple[RunConfig, Components] | None:
+def _opened(place: Path | str) -> tuple[RunConfig, Components] | None:
     """The run's config as it was last started; none where that cannot be told."""
     try:
         store, components = open_run(place)
