@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +124,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         settings = self._desk.config.cluster
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address="local",
@@ -134,6 +137,8 @@ class Cluster:
             )
         except Exception as error:  # a start that takes too long is raised as just this
             raise ArbitrageError(f"Ray could not be started: {error}") from error
+        finally:
+            _listen_again(handler)
         found = ray.cluster_resources()
         memory_gb = found.get("memory", 0.0) / 1e9
         self._total = Slots(found.get("CPU", 0.0), found.get("GPU", 0.0), memory_gb)
@@ -349,6 +354,12 @@ class Cluster:
         replica.loaded = False
         if not replica.tasks and self._replicas.pop(replica.name, None) is not None:
             ray.kill(replica.handle)
+
+
+def _listen_again(handler: Any) -> None:
+    """Takes SIGTERM back from Ray, which would end the driver at once."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _cause(error: ray.exceptions.RayTaskError) -> Exception:

@@ -94,7 +94,7 @@ def examine(place: Path | str, tell: Callable[[int, int], None], *, mend: bool) 
                 str(place), findings, repair(store, findings, None) if mend else None
             )
         config, components = opened
-        store = Store(place, config.output.compression)
+        store = Store(place, config.output.compression, config.output.patience_s)
         findings = check(store, components, config.gates.enforced(), tell)
         if not mend:
             return Examination(str(place), findings, None)

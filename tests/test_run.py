@@ -199,7 +199,10 @@ def test_the_result_does_not_depend_on_replicas_or_slots(finished: Path, tmp_pat
     assert digests(tmp_path / "run") == digests(finished / "run")
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_and_the_same_command_goes_on(
+    finished: Path, tmp_path: Path, number: int
+) -> None:
     write_prompts(tmp_path / "prompts.jsonl", 240)
     slow = copy.deepcopy(POOL)
     for teacher in slow["teachers"].values():
@@ -207,7 +210,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(finished: Path, tmp_p
     config = write_config(tmp_path, slow)
     process = start("run", config)
     wait_for_candidates(tmp_path / "run")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
     assert "the same command goes on" in errors
