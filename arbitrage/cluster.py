@@ -47,6 +47,8 @@ PULSE_S = 2.0
 """Busy replicas are asked so often whether they still produce."""
 SILENT_S = 120.0
 """The reader and the clerk have no engine: of them it is enough that their process answers."""
+LOOK_S = 2.0
+"""While nothing happens, whether any node lives is asked so often at most."""
 
 
 class Loaded(NamedTuple):
@@ -120,6 +122,7 @@ class Cluster:
         self._felt_s = 0.0
         self._count = 0
         self._total = Slots()
+        self._looked = 0.0
         self._lent: TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
@@ -270,6 +273,8 @@ class Cluster:
             ready, _ = ray.wait(list(owners), num_returns=1, timeout=timeout_s)
             if ready:
                 ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+            else:
+                self._look_at_nodes()
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise ArbitrageError(
                 f"the Ray cluster was lost ({error}); run again, all that was made is kept"
@@ -314,6 +319,14 @@ class Cluster:
             return SILENT_S
         slowest_s = config.options.slowest_s if isinstance(config.options, EngineOptions) else 0.0
         return max(config.resources.hang_s, 2 * slowest_s)
+
+    def _look_at_nodes(self) -> None:
+        """Raises ConnectionError when no node lives: what is waited for would never come."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            if not any(node["Alive"] for node in ray.nodes()):
+                raise ConnectionError("no node of it lives")
 
     def _settle(self, ref: Any, replica: Replica) -> Event:
         if ref in self._loading:

@@ -122,6 +122,25 @@ def test_a_ray_that_does_not_start_is_one_sentence(
         cluster.__enter__()
 
 
+def test_a_cluster_without_a_living_node_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill of the raylet while replicas load: the next actor would wait for ever."""
+    config = make_config(tmp_path, {"a": fake()})
+    cluster = Cluster(Desk(Store(tmp_path), config, resolve(config)))
+    replica = Replica("a/1", "owner", Slots(), "handle")
+    cluster._replicas["a/1"] = replica
+    cluster._loading["ref"] = replica
+    nodes = [{"Alive": False}, {"Alive": True}]
+    monkeypatch.setattr(cluster_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(cluster_module.ray, "wait", lambda refs, **_: ([], refs))
+    monkeypatch.setattr(cluster_module.ray, "nodes", lambda: nodes)
+    assert cluster.wait(0.0) == []
+    nodes.pop()
+    with pytest.raises(ArbitrageError, match=r"was lost \(no node of it lives\); run again"):
+        cluster.wait(0.0)
+
+
 @pytest.mark.cluster
 def test_replicas_run_in_the_environment_that_they_are_given(tmp_path: Path) -> None:
     """Another environment that lacks this package: the driver lends it, and nothing else."""
