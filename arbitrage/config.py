@@ -18,6 +18,7 @@ from arbitrage.errors import UsageError
 from arbitrage.files import refuse_secrets
 from arbitrage.languages import parse_tag
 from arbitrage.options import OPTIONS, EngineOptions
+from arbitrage.settings import BudgetConfig, ClusterConfig, OutputConfig, Resources
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 PerLanguage = str | dict[str, str]
@@ -67,27 +68,6 @@ class Sampling(Block):
         if "" in self.stop:
             raise ValueError("an empty stop string would end every answer before it begins")
         return self
-
-
-class Resources(Block):
-    """What one replica holds. Never part of an identity."""
-
-    replicas: int = incidental(1, ge=1, le=10_000, description="at most so many at once")
-    cpus: float | None = incidental(None, ge=0, description="none: what the engine usually needs")
-    gpus: float = incidental(0.0, ge=0)
-    memory_gb: float | None = incidental(None, gt=0)
-    batch_size: int | None = incidental(None, ge=1, le=65_536)
-    hang_s: float = incidental(
-        600.0, gt=0, description="a replica at work that makes no token for so long is replaced"
-    )
-    load_timeout_s: float = incidental(
-        3600.0, gt=0, description="a replica that is not loaded by then is replaced"
-    )
-    python: str | None = incidental(
-        None,
-        min_length=1,
-        description="a Python of another environment, for the engine's libraries",
-    )
 
 
 class Served(Block):
@@ -303,42 +283,6 @@ class SelectionConfig(Block):
     """How one completion per prompt is chosen."""
 
     rule: Literal["best"] = "best"
-
-
-class OutputConfig(Block):
-    """How files are written."""
-
-    compression: Literal["zstd", "snappy", "none"] = incidental("zstd")
-    patience_s: float = incidental(
-        120.0, ge=0, description="for a full disk or a failing store, before the run gives up"
-    )
-
-
-class ClusterConfig(Block):
-    """The local Ray cluster that a run starts."""
-
-    cpus: int | None = incidental(None, ge=1, description="none: all of the machine")
-    gpus: int | None = incidental(None, ge=0, description="none: all of the machine")
-    attempts: int = incidental(3, ge=1, le=100, description="tries per task before it is given up")
-    grace_s: float = incidental(
-        20.0, ge=0, description="for answers that are begun when the run is told to stop"
-    )
-
-
-class BudgetConfig(Block):
-    """What the run directory may spend in all, this call and earlier ones, teachers and Arbiter."""
-
-    tokens: int | None = incidental(
-        None, ge=1, description="of prompts and completions, as the engines tell them"
-    )
-    requests: int | None = incidental(
-        None, ge=1, description="completions asked for, and candidates scored"
-    )
-    money: float | None = incidental(None, gt=0, description="in the currency of the prices")
-
-    def limits(self) -> dict[str, float]:
-        """Those that are set, by name."""
-        return self.model_dump(exclude_none=True)
 
 
 class RunConfig(Block):

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arbitrage.engines import ENGINES
-from arbitrage.scheduler import Slots
+from arbitrage.placement import Slots
 
 if TYPE_CHECKING:
-    from arbitrage.config import ClusterConfig, Served
+    from arbitrage.config import Served
+    from arbitrage.settings import ClusterConfig
 
 DEVICES = Path("/dev")
 
@@ -23,12 +24,13 @@ def demand_of(config: Served) -> Slots:
     return Slots(cpus, resources.gpus, resources.memory_gb or 0.0)
 
 
-def misfit(name: str, demand: Slots, total: Slots) -> str:
-    """The sentence for a role that never fits."""
-    return (
-        f"a replica of {name!r} needs {told(demand)}, but all of the machine is "
-        f"{told(total)}; lower its `resources:` or use a larger machine"
-    )
+def misfit(name: str, demand: Slots, total: Slots, nodes: int = 1) -> str:
+    """What is said of a role that does not fit, but what to do."""
+    whole = "all of the machine is" if nodes == 1 else f"all {nodes} nodes together are"
+    return f"a replica of {name!r} needs {told(demand)}, but {whole} {told(total)}"
+
+
+MEND_MISFIT = "lower its `resources:` or use a larger machine"
 
 
 def told(slots: Slots) -> str:
@@ -42,8 +44,7 @@ def machine_of(cluster: ClusterConfig) -> Slots | None:
 
     Memory is all of the machine's; a run can use a little less.
     """
-    address = getattr(cluster, "address", None) or os.environ.get("RAY_ADDRESS")
-    if hasattr(cluster, "address") and address not in (None, "local"):
+    if (cluster.address or os.environ.get("RAY_ADDRESS") or "local") != "local":
         return None
     cpus = os.cpu_count() or 1 if cluster.cpus is None else cluster.cpus
     gpus = _accelerators() if cluster.gpus is None else cluster.gpus

@@ -10,10 +10,10 @@ import time
 from typing import TYPE_CHECKING
 
 from arbitrage import manifest
-from arbitrage.cluster import Done, Event, Failed, Loaded
 from arbitrage.errors import EngineError, StaleInputError, Stopped, UsageError
+from arbitrage.events import Done, Event, Failed, Loaded
 from arbitrage.progress import RoleProgress
-from arbitrage.scheduler import RoleView, Start, Swap, assign, decide, with_swaps
+from arbitrage.scheduler import Drain, RoleView, Start, Swap, assign, decide, with_swaps
 
 if TYPE_CHECKING:
     import threading
@@ -51,6 +51,7 @@ def drive(
     taken over.
     """
     halted_s: float | None = None
+    patience = Patience(board, cluster, progress)
     while (board.is_open() and not stop.is_set()) or board.in_flight():
         held.check()
         if halted_s is not None:
@@ -62,6 +63,7 @@ def drive(
         else:
             hand_out(board, budget, cluster)  # first: what is handed out needs no further replica
             apply_decisions(board, cluster)
+            patience.spend()
         for event in cluster.wait(WAIT_S):
             settle(event, board, budget, store, progress)
         ration(board, budget)
@@ -71,14 +73,41 @@ def drive(
 def apply_decisions(board: Board, cluster: Cluster) -> None:
     """Starts, stops and swaps replicas as the scheduler says."""
     views = [_view_of(role, board, cluster) for role in board.roles.values()]
-    kinds = {owner: cluster.kind(owner) for owner in board.roles}
-    for decision in with_swaps(decide(views, cluster.free), kinds):
+    kinds = {owner: cluster.needs.kind(owner) for owner in board.roles}
+    at = {name: place for view in views for name, place in view.at.items()}
+    for decision in with_swaps(decide(views, cluster.nodes()), kinds, at):
         if isinstance(decision, Start):
-            cluster.start(decision.role)
+            cluster.start(decision.role, decision.place)
+        elif isinstance(decision, Drain):
+            cluster.drain(decision.replica)
         elif isinstance(decision, Swap):
             cluster.swap(decision.replica, decision.role)
         else:
             cluster.stop(decision.replica)
+
+
+class Patience:
+    """How long roles have waited for room that is not there, on a cluster that may grow."""
+
+    def __init__(self, board: Board, cluster: Cluster, progress: Progress) -> None:
+        self._board, self._cluster, self._progress = board, cluster, progress
+        self._since: float | None = None
+
+    def spend(self) -> None:
+        """Sets the roles that wait aside when nothing else has been at work for too long."""
+        waiting = [role.owner for role in self._board.roles.values() if role.ready]
+        if self._board.in_flight() or self._cluster.is_loading() or not waiting:
+            self._since = None
+            return
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since < self._cluster.patience_s:
+            return
+        for owner in waiting:
+            reason = f"{self._cluster.wanted(owner)}, and no room came; add nodes and run again"
+            self._board.set_aside(owner, reason)
+            self._progress.say(f"{self._board.roles[owner].name} is set aside: {reason}")
+        self._since = None
 
 
 def ration(board: Board, budget: Budget) -> None:
@@ -90,7 +119,7 @@ def ration(board: Board, budget: Budget) -> None:
 def hand_out(board: Board, budget: Budget, cluster: Cluster) -> None:
     """Gives ready tasks to loaded replicas that have room."""
     for owner, role in board.roles.items():
-        replicas = [r for r in cluster.replicas(owner) if r.loaded]
+        replicas = [r for r in cluster.replicas(owner) if r.loaded and not r.draining]
         wary = {r.name for r in replicas if any(task.wary for task in r.tasks.values())}
         load = {r.name: len(r.tasks) for r in replicas if r.name not in wary}
         waiting = board.wary(owner)
@@ -164,14 +193,21 @@ def _view_of(role: RoleWork, board: Board, cluster: Cluster) -> RoleView:
     expected = board.expects_more(role.owner)
     if role.held and not role.ready:  # they may go out if what is in flight costs less
         expected = bool(replicas) and board.in_flight()
+    pace = cluster.pace(role.owner)
     return RoleView(
         role.owner,
-        cluster.demand(role.owner),
+        cluster.needs.demand(role.owner),
         len(role.ready),
         expected,
         len(replicas),
         idle,
-        cluster.most(role.owner),
+        cluster.needs.most(role.owner),
+        cluster.needs.least(role.owner),
+        role.left,
+        pace.task_s,
+        pace.load_s,
+        {replica.name: replica.place for replica in replicas},
+        frozenset(replica.name for replica in replicas if replica.draining),
     )
 
 

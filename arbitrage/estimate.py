@@ -17,14 +17,17 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from arbitrage.scheduler import RoleView, Slots, Start, Stop, Swap, assign, decide, with_swaps
+from arbitrage.placement import Node, Place, Share, Slots
+from arbitrage.scheduler import Drain, RoleView, Start, Swap, assign, decide, with_swaps
 from arbitrage.usage import PER
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from arbitrage.config import Sampling
+    from arbitrage.scheduler import Decision
 
+MACHINE = "machine"
 MAX_JOBS = 4_000
 """A longer run is played in blocks of shards."""
 
@@ -101,12 +104,13 @@ def add_up(numbers: Iterable[float | None]) -> float | None:
 
 
 class Role(NamedTuple):
-    """A teacher or the Arbiter as the forecast plays it; `kind` as the cluster has it."""
+    """A teacher or the Arbiter as the forecast plays it; `most`, `least`, `kind`: see scheduler."""
 
     owner: str
     name: str
     demand: Slots
     most: int
+    least: int
     kind: Hashable
     request_s: float | None
     load_s: float | None
@@ -155,6 +159,7 @@ class _Replica:
     owner: str
     demand: Slots
     loaded: bool = False
+    draining: bool = False
     jobs: deque[_Job] = field(default_factory=deque)
 
 
@@ -216,10 +221,11 @@ def _jobs(units: Sequence[Unit], arbiter: str) -> list[_Job]:
 
 
 def _decisions(
-    views: Sequence[RoleView], free: Slots, kinds: Mapping[str, Hashable]
-) -> Sequence[Start | Stop | Swap]:
+    views: Sequence[RoleView], machine: Node, kinds: Mapping[str, Hashable]
+) -> Sequence[Decision | Swap]:
     """The only place that asks the scheduler."""
-    return with_swaps(decide(views, free), kinds)
+    at = {name: place for view in views for name, place in view.at.items()}
+    return with_swaps(decide(views, [machine]), kinds, at)
 
 
 class _Play:
@@ -229,7 +235,7 @@ class _Play:
         self.now = 0.0
         self.seen: dict[str, _Seen] = {}
         self._roles = {role.owner: role for role in roles}
-        self._free = total
+        self._total = self._free = total
         self._ready: dict[str, deque[_Job]] = {role.owner: deque() for role in roles}
         self._left = Counter(job.owner for job in jobs)
         self._left.update(job.next.owner for job in jobs if job.next)
@@ -253,25 +259,35 @@ class _Play:
         for name, replica in self._replicas.items():
             own[replica.owner][name] = replica
         for owner, replicas in own.items():
-            load = {name: len(r.jobs) for name, r in replicas.items() if r.loaded}
+            ours = [(name, r) for name, r in replicas.items() if r.loaded and not r.draining]
+            load = {name: len(r.jobs) for name, r in ours}
             for name in assign(len(self._ready[owner]), load):
                 self._give(name, self._ready[owner].popleft())
         views = [self._view(role, own[role.owner]) for role in self._roles.values()]
         kinds = {role.owner: role.kind for role in self._roles.values()}
-        for decision in _decisions(views, self._free, kinds):
-            if isinstance(decision, Start):
-                self._start(decision.role)
-            else:
+        for decision in _decisions(views, Node(MACHINE, self._free, self._total), kinds):
+            if isinstance(decision, Drain):
+                self._replicas[decision.replica].draining = True
+                continue
+            if not isinstance(decision, Start):
                 self._stop(decision.replica)
-            if isinstance(decision, Swap):
+            if isinstance(decision, Start | Swap):
                 self._start(decision.role)
 
     def _view(self, role: Role, replicas: Mapping[str, _Replica]) -> RoleView:
         ready = len(self._ready[role.owner])
         idle = tuple(name for name, r in replicas.items() if r.loaded and not r.jobs)
-        expected = self._left[role.owner] > ready
-        told = (role.demand, ready, expected, len(replicas), idle, role.most)
-        return RoleView(role.owner, *told)
+        left = self._left[role.owner]
+        told = (role.demand, ready, left > ready, len(replicas), idle, role.most, role.least)
+        place: Place = (Share(MACHINE, role.demand),) if any(role.demand) else ()
+        return RoleView(
+            role.owner,
+            *told,
+            left=left,
+            load_s=role.load_s or 0.0,
+            at=dict.fromkeys(replicas, place),
+            draining=frozenset(name for name, r in replicas.items() if r.draining),
+        )
 
     def _start(self, owner: str) -> None:
         role = self._roles[owner]

@@ -21,7 +21,7 @@ import pyarrow as pa
 from arbitrage import manifest, prompts
 from arbitrage.advice import advice
 from arbitrage.components import Arbiter, Component, Components, Teacher, resolve
-from arbitrage.demand import demand_of, machine_of, misfit
+from arbitrage.demand import MEND_MISFIT, demand_of, machine_of, misfit
 from arbitrage.estimate import (
     Costs,
     Figures,
@@ -320,7 +320,9 @@ def _look_ahead(
     parts: tuple[Teacher | Arbiter, ...] = (*components.teachers, components.arbiter)
     demands = {part.name: demand_of(part.config) for part in parts}
     found.misfits = [
-        misfit(name, demand, total) for name, demand in demands.items() if not total.holds(demand)
+        f"{misfit(name, demand, total)}; {MEND_MISFIT}"
+        for name, demand in demands.items()
+        if not total.holds(demand)
     ]
     if units and not found.misfits:
         roles = [_role(part, known.get(part.fingerprint, Figures(""))) for part in parts]
@@ -331,9 +333,9 @@ def _role(part: Teacher | Arbiter, figures: Figures) -> Role:
     config = part.config
     demand = demand_of(config)
     kind = (config.engine, config.resources.python, demand)
-    most = config.resources.replicas
+    bounds = (config.resources.replicas, config.resources.min_replicas)
     times = (figures.request_s, figures.load_s)
-    return Role(part.fingerprint, part.name, demand, most, kind, *times)
+    return Role(part.fingerprint, part.name, demand, *bounds, kind, *times)
 
 
 def _free_bytes(run: str) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from arbitrage.engines import build_generator, build_scorer
@@ -16,6 +17,8 @@ from arbitrage.pulse import beats
 from arbitrage.stages import execute
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from arbitrage.plan import Report, Task
     from arbitrage.stages import Desk
 
@@ -27,9 +30,10 @@ time costs a tenth, and a second of each load."""
 class Worker:
     """One engine at a time, for one role at a time."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, *, spread: bool = False) -> None:
         self._desk = desk
         self._asked = 0
+        self._spread = spread
         gc.set_threshold(GC_THRESHOLD)
 
     async def load(self, owner: str) -> None:
@@ -38,11 +42,22 @@ class Worker:
         components = self._desk.components
         await self.unload()
         if owner == components.arbiter.fingerprint:
-            self._desk.engine = await asyncio.to_thread(build_scorer, components.arbiter)
+            self._desk.engine = await asyncio.to_thread(
+                build_scorer, self._told(components.arbiter)
+            )
         elif owner not in (READER, CLERK):
             teacher = components.teacher(owner)
-            self._desk.engine = await asyncio.to_thread(build_generator, teacher)
+            self._desk.engine = await asyncio.to_thread(build_generator, self._told(teacher))
         gc.freeze()
+
+    def _told(self, served: Any) -> Any:
+        """A component as it is; spread over nodes, vLLM is told to find its devices by Ray."""
+        if not self._spread or served.config.engine != "vllm":
+            return served
+        options = served.config.options
+        told = {"distributed_executor_backend": "ray"} | options.engine_args
+        options = options.model_copy(update={"engine_args": told})
+        return replace(served, config=served.config.model_copy(update={"options": options}))
 
     async def unload(self) -> None:
         """Frees the engine's device."""

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from arbitrage import cluster as cluster_module
-from arbitrage.cluster import Cluster, Failed, LoadFailed, Replica
+from arbitrage.cluster import Cluster, Replica
 from arbitrage.components import resolve
 from arbitrage.errors import ArbitrageError, EngineError, EngineLostError
+from arbitrage.events import Failed, LoadFailed
+from arbitrage.placement import Slots
 from arbitrage.plan import CLERK, READER, Task
-from arbitrage.scheduler import Slots
 from arbitrage.stages import Desk
 from arbitrage.store import Store
 from command_line import cli, write_config, write_prompts

@@ -78,7 +78,8 @@ teachers:
          stop: ["\\n\\n", END], seed: 9}
     options: {dtype: bfloat16, max_length: 2048, device: cpu}
     resources:
-      {replicas: 2, cpus: 4, gpus: 0.5, memory_gb: 12, batch_size: 16, python: env/bin/python}
+      {replicas: 2, min_replicas: 2, cpus: 4, gpus: 0.5, memory_gb: 12, batch_size: 16,
+       python: env/bin/python}
   small:
     engine: fake
     languages: all
@@ -96,7 +97,7 @@ routing: {router: all}
 gates: {truncated: false, empty: true}
 selection: {rule: best}
 output: {compression: snappy}
-cluster: {cpus: 4, gpus: 0, attempts: 2}
+cluster: {cpus: 4, gpus: 0, attempts: 2, address: local, patience_s: 60}
 budget: {tokens: 5000000, requests: 20000}
 """
 
@@ -161,7 +162,7 @@ def test_a_full_example_is_read_to_the_last_key(tmp_path: Path) -> None:
     assert big.sampling[1].stop == ("\n\n", "END")
     assert big.reasoning == Reasoning(start="<think>", end="</think>")
     assert big.options == TransformersOptions(dtype="bfloat16", max_length=2048, device="cpu")
-    held = Resources(replicas=2, cpus=4, gpus=0.5, memory_gb=12, batch_size=16)
+    held = Resources(replicas=2, min_replicas=2, cpus=4, gpus=0.5, memory_gb=12, batch_size=16)
     python = str(tmp_path / "env/bin/python")
     assert big.resources == held.model_copy(update={"python": python})
     assert isinstance(small.options, FakeOptions)

@@ -109,7 +109,7 @@ def test_a_replica_that_works_on_gives_no_slots_to_one_that_is_loading() -> None
 
 
 def role(owner: str, demand: Slots = GPU, most: int = 1, load_s: float | None = 10.0) -> Role:
-    return Role(owner, f"model {owner}", demand, most, owner, 1.0, load_s)
+    return Role(owner, f"model {owner}", demand, most, 1, owner, 1.0, load_s)
 
 
 def played(total: Slots, *roles: Role, shards: int = 4, requests: int = 100) -> Forecast:

@@ -15,17 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arbitrage import scheduler
 from arbitrage.budget import Budget
+from arbitrage.placement import Node, Share, Slots
 from arbitrage.plan import CLERK, READER, Task
 from arbitrage.scheduler import (
     IN_FLIGHT_PER_REPLICA,
+    Drain,
     RoleView,
-    Slots,
     Start,
     Stop,
     Swap,
     assign,
-    decide,
     with_swaps,
 )
 from harness import imagined, pretend
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from arbitrage.board import Board
     from arbitrage.components import Components
+    from arbitrage.placement import Place
+    from arbitrage.scheduler import Decision
 
 NOTHING = Slots()
 GPU = Slots(gpus=1)
@@ -42,7 +45,27 @@ GPU = Slots(gpus=1)
 
 def role(name: str, demand: Slots = GPU, ready: int = 0, **more: object) -> RoleView:
     told: dict[str, object] = {"expected": False, "replicas": 0, **more}
-    return RoleView(name, demand, ready, **told)  # type: ignore[arg-type]
+    view = RoleView(name, demand, ready, **told)  # type: ignore[arg-type]
+    return replace(view, at=placed(view))
+
+
+def placed(view: RoleView) -> dict[str, Place]:
+    """All replicas of a role on the one node."""
+    busy = [f"{view.name}/busy{n}" for n in range(view.replicas - len(view.idle))]
+    return dict.fromkeys([*view.idle, *busy], on("one", view.demand))
+
+
+def on(node: str, demand: Slots) -> Place:
+    return (Share(node, demand),) if any(demand) else ()
+
+
+def decide(roles: Sequence[RoleView], free: Slots) -> list[Decision]:
+    """Decisions on a cluster of one large node."""
+    return scheduler.decide(roles, [Node("one", free, Slots(1e6, 1e6, 1e6))])
+
+
+def begin(name: str, demand: Slots = GPU) -> Start:
+    return Start(name, on("one", demand))
 
 
 # decide
@@ -60,7 +83,8 @@ def role_views(draw: st.DrawFn, name: str) -> RoleView:
     names = tuple(f"{name}/{n}" for n in range(idle))
     demand = draw(st.one_of(demands, st.just(NOTHING)))
     ready, expected = draw(st.integers(0, 6)), draw(st.booleans())
-    return RoleView(name, demand, ready, expected, replicas, names, most)
+    view = RoleView(name, demand, ready, expected, replicas, names, most)
+    return replace(view, at=placed(view))
 
 
 pools = st.integers(1, 6).flatmap(
@@ -72,19 +96,23 @@ free_slots = st.builds(
 
 
 def applied(
-    roles: Sequence[RoleView], free: Slots, decisions: Sequence[Start | Stop]
+    roles: Sequence[RoleView], free: Slots, decisions: Sequence[Decision]
 ) -> tuple[list[RoleView], Slots]:
     """The cluster after the decisions: new replicas are loading, so they are not idle."""
     after = {view.name: view for view in roles}
     for decision in decisions:
         view = after[decision.role]
-        if isinstance(decision, Stop):
+        if isinstance(decision, Drain):
+            after[view.name] = replace(view, draining=view.draining | {decision.replica})
+        elif isinstance(decision, Stop):
             assert decision.replica in view.idle, "only an idle replica may be stopped"
             left = tuple(name for name in view.idle if name != decision.replica)
-            after[view.name] = replace(view, replicas=view.replicas - 1, idle=left)
+            at = {name: place for name, place in view.at.items() if name != decision.replica}
+            after[view.name] = replace(view, replicas=view.replicas - 1, idle=left, at=at)
             free = free.plus(view.demand)
         else:
-            after[view.name] = replace(view, replicas=view.replicas + 1)
+            at = {**view.at, f"{view.name}/new{view.replicas}": decision.place}
+            after[view.name] = replace(view, replicas=view.replicas + 1, at=at)
             free = free.minus(view.demand)
     return list(after.values()), free
 
@@ -101,7 +129,7 @@ def with_room(roles: Sequence[RoleView], free: Slots) -> Slots:
 @settings(max_examples=300, deadline=None)
 def test_decisions_are_possible(roles: tuple[RoleView, ...], free: Slots) -> None:
     decisions = decide(roles, free)
-    kinds = [isinstance(decision, Start) for decision in decisions]
+    kinds = [(Stop, Start, Drain).index(type(decision)) for decision in decisions]
     assert kinds == sorted(kinds), "stops come first, so that their slots are there"
     after, left = applied(roles, free, decisions)
     assert left.holds(NOTHING), "more was started than fits"
@@ -154,7 +182,9 @@ def test_deciding_again_at_the_same_moment_comes_to_rest(
         decisions = decide(now, free)
         if not decisions:
             return
-        assert turn == 0 or not any(isinstance(d, Stop) for d in decisions)
+        drained = {name for view in now for name in view.draining}
+        stopped = {d.replica for d in decisions if isinstance(d, Stop)}
+        assert turn == 0 or stopped <= drained
         started.update(d.role for d in decisions if isinstance(d, Start))
         now, free = applied(now, free, decisions)
     pytest.fail(f"it never comes to rest: {started}")
@@ -179,19 +209,19 @@ def test_a_role_that_works_alone_grows_as_far_as_it_fits_and_may(
 
 def test_the_role_with_most_work_ready_has_its_turn_first() -> None:
     roles = [role("few", ready=2), role("many", ready=9), role("some", ready=5)]
-    assert decide(roles, Slots(gpus=2)) == [Start("many"), Start("some")]
+    assert decide(roles, Slots(gpus=2)) == [begin("many"), begin("some")]
 
 
 def test_a_small_role_takes_the_slots_that_a_large_one_cannot_use() -> None:
     roles = [role("large", Slots(gpus=8), ready=9), role("small", GPU, ready=1)]
-    assert decide(roles, Slots(gpus=4)) == [Start("small")]
+    assert decide(roles, Slots(gpus=4)) == [begin("small")]
 
 
 def test_an_idle_replica_makes_room_for_a_role_that_waits() -> None:
     idle = role("idle", ready=0, expected=True, replicas=1, idle=("idle/1",))
     assert decide([idle, role("waits", ready=3)], NOTHING) == [
         Stop("idle", "idle/1"),
-        Start("waits"),
+        begin("waits"),
     ]
     assert decide([idle, role("later", expected=True)], NOTHING) == []
 
@@ -206,7 +236,7 @@ def test_a_replica_whose_slots_do_not_help_is_not_stopped() -> None:
     on_cpu = role("cpu", Slots(cpus=4), expected=True, replicas=1, idle=("cpu/1",))
     on_gpu = role("gpu", GPU, expected=True, replicas=1, idle=("gpu/1",))
     waits = role("waits", GPU, ready=1)
-    assert decide([on_cpu, on_gpu, waits], NOTHING) == [Stop("gpu", "gpu/1"), Start("waits")]
+    assert decide([on_cpu, on_gpu, waits], NOTHING) == [Stop("gpu", "gpu/1"), begin("waits")]
 
 
 @st.composite
@@ -217,7 +247,8 @@ def crowded(draw: st.DrawFn) -> tuple[RoleView, ...]:
     views = []
     for number in range(draw(st.integers(1, 4))):
         idle = tuple(f"idle{number}/{n}" for n in range(draw(st.integers(1, 3))))
-        views.append(RoleView(f"idle{number}", draw(sizes), 0, True, len(idle), idle, 3))
+        view = RoleView(f"idle{number}", draw(sizes), 0, True, len(idle), idle, 3)
+        views.append(replace(view, at=placed(view)))
     views += [
         RoleView(f"waits{number}", draw(sizes), draw(st.integers(1, 9)), True, 0)
         for number in range(draw(st.integers(1, 3)))
@@ -246,7 +277,7 @@ def test_a_role_grows_beside_another_that_waits_for_other_slots() -> None:
     arbiter = role("arbiter", Slots(cpus=1), ready=20, replicas=1, most=4)
     waits = role("waits", Slots(gpus=8), ready=5)
     busy = role("busy", Slots(gpus=8), ready=5, replicas=1)
-    assert decide([busy, waits, arbiter], Slots(cpus=3)) == [Start("arbiter")] * 3
+    assert decide([busy, waits, arbiter], Slots(cpus=3)) == [begin("arbiter", Slots(cpus=1))] * 3
 
 
 def test_a_role_grows_into_what_is_plenty_though_it_is_asked_for_too() -> None:
@@ -254,8 +285,8 @@ def test_a_role_grows_into_what_is_plenty_though_it_is_asked_for_too() -> None:
     arbiter = role("arbiter", Slots(cpus=1), ready=20, replicas=1, most=4)
     waits = role("waits", Slots(cpus=2, gpus=8), ready=5)
     busy = role("busy", Slots(cpus=2, gpus=8), ready=5, replicas=1)
-    assert decide([busy, waits, arbiter], Slots(cpus=60)) == [Start("arbiter")] * 3
-    assert decide([busy, waits, arbiter], Slots(cpus=4)) == [Start("arbiter")] * 2
+    assert decide([busy, waits, arbiter], Slots(cpus=60)) == [begin("arbiter", Slots(cpus=1))] * 3
+    assert decide([busy, waits, arbiter], Slots(cpus=4)) == [begin("arbiter", Slots(cpus=1))] * 2
     assert decide([busy, waits, arbiter], Slots(cpus=2)) == [], "two are kept for who waits"
 
 
@@ -267,16 +298,16 @@ def test_a_role_that_waits_is_not_overtaken_by_the_growth_of_another() -> None:
 
 def test_a_role_is_loaded_ahead_only_where_nobody_waits() -> None:
     later = role("later", expected=True)
-    assert decide([later], Slots(gpus=1)) == [Start("later")]
-    assert decide([later, role("now", ready=1)], Slots(gpus=1)) == [Start("now")]
-    assert decide([later, role("now", ready=1)], Slots(gpus=2)) == [Start("now"), Start("later")]
+    assert decide([later], Slots(gpus=1)) == [begin("later")]
+    assert decide([later, role("now", ready=1)], Slots(gpus=1)) == [begin("now")]
+    assert decide([later, role("now", ready=1)], Slots(gpus=2)) == [begin("now"), begin("later")]
 
 
 def test_memory_and_cpus_bound_as_accelerators_do() -> None:
     demand = Slots(cpus=2, gpus=1, memory_gb=60)
     eager = role("eager", demand, ready=50, replicas=1, most=9)
-    assert decide([eager], Slots(8, 8, 130)) == [Start("eager")] * 2
-    assert decide([eager], Slots(3, 8, 999)) == [Start("eager")]
+    assert decide([eager], Slots(8, 8, 130)) == [begin("eager", demand)] * 2
+    assert decide([eager], Slots(3, 8, 999)) == [begin("eager", demand)]
     assert decide([eager], Slots(8, 0, 999)) == []
 
 
@@ -302,15 +333,19 @@ def test_reader_and_clerk_start_on_a_machine_that_is_full() -> None:
 def test_what_stops_and_starts_of_one_kind_is_a_swap_and_nothing_else_changes(
     roles: tuple[RoleView, ...], free: Slots, drawn: list[str]
 ) -> None:
-    kinds = {view.name: kind for view, kind in zip(roles, drawn, strict=False)}
+    kinds = {view.name: (kind, view.demand) for view, kind in zip(roles, drawn, strict=False)}
+    at = {name: place for view in roles for name, place in view.at.items()}
     decisions = decide(roles, free)
-    found = with_swaps(decisions, kinds)
+    found = with_swaps(decisions, kinds, at)
     owner = {d.replica: d.role for d in decisions if isinstance(d, Stop)}
-    split: list[Start | Stop] = []
+    split: list[Decision] = []
     for decision in found:
         if isinstance(decision, Swap):
             assert kinds[owner[decision.replica]] == kinds[decision.role]
-            split += [Stop(owner[decision.replica], decision.replica), Start(decision.role)]
+            split += [
+                Stop(owner[decision.replica], decision.replica),
+                Start(decision.role, at[decision.replica]),
+            ]
         else:
             split.append(decision)
     assert sorted(split, key=str) == sorted(decisions, key=str)
@@ -348,6 +383,7 @@ class Replica:
     owner: str
     loaded_at: float
     tasks: dict[Task, float] = field(default_factory=dict)
+    draining: bool = False
 
 
 @dataclass
@@ -412,6 +448,10 @@ class Simulation:
                     len(replicas),
                     idle,
                     self.machine.most[owner],
+                    left=work.left,
+                    load_s=self.machine.load_s[owner],
+                    at={r.name: on("one", self.machine.demand[owner]) for r in replicas},
+                    draining=frozenset(r.name for r in replicas if r.draining),
                 )
             )
         return views
@@ -433,6 +473,9 @@ class Simulation:
             if isinstance(decision, Stop):
                 assert not self.replicas.pop(decision.replica).tasks
                 continue
+            if isinstance(decision, Drain):
+                self.replicas[decision.replica].draining = True
+                continue
             owner = decision.role
             self.starts[owner] += 1
             name = f"{owner}/{self.starts[owner]}"
@@ -450,7 +493,8 @@ class Simulation:
 
     def _hand_out(self) -> None:
         for owner, work in self.board.roles.items():
-            load = {r.name: len(r.tasks) for r in self.of(owner) if r.loaded_at <= self.now}
+            loaded = [r for r in self.of(owner) if r.loaded_at <= self.now and not r.draining]
+            load = {r.name: len(r.tasks) for r in loaded}
             for name in assign(len(work.ready), load):
                 task = self.board.take(owner)
                 self.budget.reserve(task)
