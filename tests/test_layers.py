@@ -34,7 +34,8 @@ STORY = (
     ("cluster", "estimate"),
     ("driver", "figures"),
     ("pipeline", "views", "preview", "verify"),
-    ("repair", "garbage", "probe", "tables"),
+    ("repair", "garbage", "probe"),
+    ("tables",),
     ("tables_plan",),
     ("cli",),
 )
