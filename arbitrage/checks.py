@@ -18,7 +18,7 @@ from arbitrage import product
 from arbitrage.errors import StageError, StoreError
 from arbitrage.identity import digest, fingerprint, prompt_id
 from arbitrage.plan import Planner, ShardState, quarantine_of, routed
-from arbitrage.stages import routes_of
+from arbitrage.routers import routes_of
 from arbitrage.store import DIGEST_HEX, Listing, shard_number
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from arbitrage.estimate import (
 )
 from arbitrage.figures import PRODUCT, PROMPTS, ROUTES, figures_of
 from arbitrage.plan import Planner, ShardState, nearest_identity, paid, read_state
-from arbitrage.stages import routes_of
+from arbitrage.routers import routes_of
 from arbitrage.store import Store
 from arbitrage.summary import against
 

@@ -3,7 +3,7 @@
 Knows no Ray, clock or file: values in, decisions out. Rules:
 
 * work-conserving: no slot idles while a role that fits has work; roles that do not fit wait for
-  their turn, the one with most work first;
+  their turn, those first that can do all of theirs in it, then the one with most work;
 * a replica that has work is never stopped, so every turn is played to its end;
 * an idle replica gives its slots back when nothing more is to come for it, or another role that is
   waiting needs them; roles that expect work are loaded ahead when nobody else waits;
@@ -110,7 +110,7 @@ def decide(roles: Sequence[RoleView], nodes: Iterable[Node]) -> list[Decision]:
     for stop in stops:
         room.give(named[stop.role].at[stop.replica])
     waiting = [role for role in roles if role.ready and not role.replicas]
-    waiting.sort(key=lambda role: -role.work)
+    waiting.sort(key=lambda role: (role.expected, -role.work))
     starts: list[Start] = []
     made_room: list[Stop] = []
     for role in waiting:

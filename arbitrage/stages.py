@@ -23,13 +23,13 @@ from arbitrage import gates, product
 from arbitrage.arbiter import Verdict, judge
 from arbitrage.config import for_language
 from arbitrage.errors import EngineError, ItemError, StageError, StaleInputError
-from arbitrage.identity import derive_seed, digest
+from arbitrage.identity import derive_seed
 from arbitrage.journal import Journal
 from arbitrage.plan import Report, Task, quarantine_of
 from arbitrage.prompts import PromptSet, published_from, read_shards
-from arbitrage.records import CANDIDATES, PROMPT_COLUMNS, ROUTES, SCORES, Completion, Prompt
+from arbitrage.records import CANDIDATES, PROMPT_COLUMNS, SCORES, Completion, Prompt
 from arbitrage.resumable import Resumable, Work
-from arbitrage.routers import ROUTERS
+from arbitrage.routers import routes_of
 from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
@@ -73,48 +73,40 @@ async def read(task: Task, desk: Desk) -> Report:
     """Publishes the next prompt shard; `facts["shard"]` is none when all is read."""
     if desk.prompt_set is None:
         raise StageError(f"task {task.output} needs the prompt set")
+    shard = await asyncio.to_thread(_read_on, task.shard, desk.prompt_set, desk)
+    return Report(shard.rows if shard else 0, facts={"shard": shard})
+
+
+def _read_on(number: int, prompt_set: PromptSet, desk: Desk) -> Shard | None:
+    """The next shard, as long as the driver holds the run; blocks."""
     if desk.unread is None:
-        earlier = published_from(task.shard, desk.store)
-        desk.unread = itertools.chain(earlier, read_shards(desk.prompt_set, desk.store))
+        earlier = published_from(number, desk.store)
+        desk.unread = itertools.chain(earlier, read_shards(prompt_set, desk.store))
     if desk.token is not None:
         desk.store.check_holder(desk.token)
     try:
-        shard = await asyncio.to_thread(next, desk.unread, None)
+        return next(desk.unread, None)
     except BaseException:
         desk.unread = None  # a broken iterator would look like one that has read everything
         raise
-    return Report(shard.rows if shard else 0, facts={"shard": shard})
 
 
 async def route(task: Task, desk: Desk) -> Report:
     """Writes who is asked what; `facts["teachers"]` says how much, per teacher fingerprint."""
-    prompts = desk.store.read(task.inputs[0], columns=["prompt_id", "language"]).table
+    columns = ["prompt_id", "language"]
+    prompts = (await asyncio.to_thread(desk.store.read, task.inputs[0], columns)).table
     asked, table = routes_of(prompts, desk.components)
     await _publish(desk, task.output, table, {"key": task.key, "teachers": asked})
     return Report(table.num_rows, facts={"teachers": asked})
-
-
-def routes_of(
-    prompts: pa.Table, components: Components
-) -> tuple[dict[str, tuple[int, str]], pa.Table]:
-    """Per teacher (rows, digest of the ids that it is asked); and the ROUTES table."""
-    ids = prompts["prompt_id"].to_pylist()
-    router = ROUTERS[components.router.name]
-    teachers = router(prompts["language"].to_pylist(), components.teachers)
-    asked: dict[str, list[str]] = {}
-    for key, owners in zip(ids, teachers, strict=True):
-        for owner in owners:
-            asked.setdefault(owner, []).append(key)
-    table = pa.table([pa.array(ids), pa.array(teachers, pa.list_(pa.string()))], ROUTES)
-    return {o: (len(keys), digest("".join(keys).encode())) for o, keys in asked.items()}, table
 
 
 async def generate(task: Task, desk: Desk) -> Report:
     """One teacher answers its prompts of one shard; answers that are already stored are kept."""
     teacher = desk.components.teacher(task.owner)
     engine = cast("Generator", desk.engine)
-    prompts = _asked(task, desk.store, teacher)
-    stored = _answered_before(task.inputs[2:], desk.store, {prompt.id for prompt in prompts})
+    prompts = await asyncio.to_thread(_asked, task, desk.store, teacher)
+    wanted = {prompt.id for prompt in prompts}
+    stored = await asyncio.to_thread(_answered_before, task.inputs[2:], desk.store, wanted)
     groups = _groups(teacher)
     missing = {
         f"{prompt.id}/{group.number}": (prompt, group)
@@ -315,8 +307,8 @@ def _candidates(
 async def score(task: Task, desk: Desk) -> Report:
     """The Arbiter judges one teacher's candidates of one shard; gates are recorded beside."""
     scorer = cast("Scorer", desk.engine)
-    shard = desk.store.read(task.inputs[0], columns=PROMPT_COLUMNS).table
-    candidates = desk.store.read(task.inputs[1])
+    shard = (await asyncio.to_thread(desk.store.read, task.inputs[0], PROMPT_COLUMNS)).table
+    candidates = await asyncio.to_thread(desk.store.read, task.inputs[1])
     keys, samples, texts, reasons = (
         candidates.table[name].to_pylist()
         for name in ("prompt_id", "sample", "completion", "finish_reason")
@@ -359,6 +351,10 @@ def _unjudged(pair: tuple[Prompt, str | None], why: str) -> Verdict:
 
 async def select(task: Task, desk: Desk) -> Report:
     """Writes the product of one shard, and before it what was lost."""
+    return await asyncio.to_thread(_select, task, desk)
+
+
+def _select(task: Task, desk: Desk) -> Report:
     store = desk.store
     prompts = store.read(task.inputs[0]).table
     parts = [
@@ -368,9 +364,9 @@ async def select(task: Task, desk: Desk) -> Report:
     selected, lost = product.build(prompts, parts, desk.components, desk.config.gates.enforced())
     aside = quarantine_of(task.output)
     if lost.num_rows or store.has(aside):
-        await _publish(desk, aside, lost, {"key": task.key})
+        store.publish(aside, lost, {"key": task.key})
     note = {"key": task.key, "prompts": prompts.num_rows, "quarantined": lost.num_rows}
-    await _publish(desk, task.output, selected, note)
+    store.publish(task.output, selected, note)
     return Report(selected.num_rows, lost.num_rows)
 
 

@@ -36,7 +36,8 @@ from arbitrage.plan import (
 )
 from arbitrage.prompts import Shard
 from arbitrage.records import SCHEMAS
-from arbitrage.stages import Desk, execute, routes_of
+from arbitrage.routers import routes_of
+from arbitrage.stages import Desk, execute
 from arbitrage.store import Listing, Store
 from arbitrage.usage import Usage
 

@@ -132,7 +132,7 @@ def test_a_cluster_without_a_living_node_is_not_waited_for(
     replica = Replica("a/1", "owner", Slots(), "handle")
     cluster._replicas["a/1"] = replica
     cluster._loading["ref"] = replica
-    nodes = [{"Alive": False}, {"Alive": True}]
+    nodes = [{"Alive": False}, {"Alive": True, "NodeID": "n", "Resources": {"CPU": 2.0}}]
     monkeypatch.setattr(cluster_module, "LOOK_S", 0.0)
     monkeypatch.setattr(cluster_module.ray, "wait", lambda refs, **_: ([], refs))
     monkeypatch.setattr(cluster_module.ray, "nodes", lambda: nodes)

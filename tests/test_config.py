@@ -79,14 +79,14 @@ teachers:
     options: {dtype: bfloat16, max_length: 2048, device: cpu}
     resources:
       {replicas: 2, min_replicas: 2, cpus: 4, gpus: 0.5, memory_gb: 12, batch_size: 16,
-       python: env/bin/python}
+       python: env/bin/python, hang_s: 60, load_timeout_s: 600}
   small:
     engine: fake
     languages: all
     sampling: {n: 2}
     options: {skill: {de: 0.9, default: 0.2}, words: 5, voice: x, truncate: 0.1, empty: 0.1,
-              fail: 0.1, lie: "no", delay_s: 0.1, load_s: 0.1, hang_after: 3, crash_after: 4,
-              crash_once: mark}
+              deadly: 0.0, fail: 0.1, lie: "no", delay_s: 0.1, load_s: 0.1, hang_after: 3,
+              crash_after: 4, crash_once: mark}
 arbiter:
   engine: transformers
   name: judge
@@ -97,7 +97,7 @@ routing: {router: all}
 gates: {truncated: false, empty: true}
 selection: {rule: best}
 output: {compression: snappy}
-cluster: {cpus: 4, gpus: 0, attempts: 2, address: local, patience_s: 60}
+cluster: {cpus: 4, gpus: 0, attempts: 2, address: local, patience_s: 60, grace_s: 5}
 budget: {tokens: 5000000, requests: 20000}
 """
 

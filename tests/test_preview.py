@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from arbitrage.components import resolve
-from arbitrage.demand import demand_of, machine_of, misfit
+from arbitrage.demand import MEND_MISFIT, demand_of, machine_of, misfit
 from arbitrage.estimate import Costs, Figures
 from arbitrage.preview import preview
 from arbitrage.tables_plan import of_plan
@@ -125,7 +125,9 @@ def test_a_role_that_never_fits_is_told_as_the_run_tells_it(tmp_path: Path) -> N
     found = preview(config)
     machine = machine_of(config.cluster)
     assert machine is not None
-    assert found.misfits == [misfit("one", demand_of(config.teachers["one"]), machine)]
+    assert found.misfits == [
+        f"{misfit('one', demand_of(config.teachers['one']), machine)}; {MEND_MISFIT}"
+    ]
     assert found.forecast is None
     assert "never fits: a replica of 'one' needs" in told(found)
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from arbitrage.components import Arbiter, Teacher
     from arbitrage.config import Reasoning, Sampling, Served
     from arbitrage.options import TransformersOptions
-    from arbitrage.pulse import beat
+from arbitrage.pulse import beat
 from arbitrage.records import Completion, Prompt
 
 R = TypeVar("R")
