@@ -162,7 +162,16 @@ def test_a_full_example_is_read_to_the_last_key(tmp_path: Path) -> None:
     assert big.sampling[1].stop == ("\n\n", "END")
     assert big.reasoning == Reasoning(start="<think>", end="</think>")
     assert big.options == TransformersOptions(dtype="bfloat16", max_length=2048, device="cpu")
-    held = Resources(replicas=2, min_replicas=2, cpus=4, gpus=0.5, memory_gb=12, batch_size=16)
+    held = Resources(
+        replicas=2,
+        min_replicas=2,
+        cpus=4,
+        gpus=0.5,
+        memory_gb=12,
+        batch_size=16,
+        hang_s=60,
+        load_timeout_s=600,
+    )
     python = str(tmp_path / "env/bin/python")
     assert big.resources == held.model_copy(update={"python": python})
     assert isinstance(small.options, FakeOptions)

