@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from arbitrage.components import Components
     from arbitrage.config import Served
 
-SILENT_S = 120.0
+SILENT_S = 60.0
 """The reader and the clerk have no engine: of them it is enough that their process answers."""
 
 

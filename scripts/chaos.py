@@ -28,7 +28,7 @@ from typing import NamedTuple
 from chaos_faults import KINDS, Scene, tree
 from chaos_workload import Verdict, Workload, compare, make_workload
 
-HANG_S = 120.0
+HANG_S = 300.0
 LOOK_S = 0.1
 FAILURES = 3
 """So many starts in a row may fail, undisturbed, before a run directory is given up."""

@@ -196,7 +196,7 @@ KINDS = {
     "kill gcs_server": Kind(kill_below("gcs_server"), codes=(FAILED, 0)),
     "freeze replica": Kind(freeze_replica, 3),
     "freeze driver": Kind(freeze_driver, 2),
-    "hang replica": Kind(hang_replica, usual=False),
+    "hang replica": Kind(hang_replica),
     "disk full": Kind(fail_store("ENOSPC", 1.0), 2),
     "store errors": Kind(fail_store("EIO", 0.3), 2),
     "SIGTERM": _stops(signal.SIGTERM),

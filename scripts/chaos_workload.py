@@ -26,8 +26,10 @@ LANGUAGES = ("de", "en", "fr", "sw")
 REPLICAS = (1, 2, 3)
 CPUS = (2, 3, 4)
 EXAMPLES = 5
+HANG_S = 8
 GCS_PATIENCE_S = 10
 """Ray itself waits a minute for a gcs_server that was killed; most of a campaign would be that."""
+LEFTOVERS = (".tmp-*", ".journal-*")
 KEYS = {
     "candidates": ("prompt_id", "sample"),
     "selected": ("prompt_id",),
@@ -91,7 +93,7 @@ def make_workload(folder: Path, engine: str, prompts: int) -> Workload:
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "prompts.jsonl").write_text(lines, encoding="utf-8")
     for served in (config["arbiter"], *config["teachers"].values()):
-        served["resources"] = {"cpus": 1, **served.get("resources", {})}
+        served["resources"] = {"cpus": 1, "hang_s": HANG_S, **served.get("resources", {})}
     told = {"run": "runs/whole", "seed": 5, **config, "cluster": {"cpus": 4}}
     (folder / "chaos.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
     return Workload(folder, tuple(config["teachers"]))
@@ -201,7 +203,8 @@ def compare(whole: Path, run: Path) -> Verdict:
         _judge(key, wanted.get(key, []), found.get(key, []), verdict)
     ours, theirs = digests(whole), digests(run)
     verdict.files = sorted({path for path, _ in ours.items() ^ theirs.items()})
-    verdict.leftovers = sorted(str(path.relative_to(run)) for path in run.rglob(".tmp-*"))
+    left = [path for name in LEFTOVERS for path in run.rglob(name)]
+    verdict.leftovers = sorted(str(path.relative_to(run)) for path in left)
     return verdict
 
 
