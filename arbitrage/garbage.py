@@ -21,6 +21,7 @@ from arbitrage.identity import digest
 from arbitrage.manifest import IDENTITY, MANIFEST
 from arbitrage.plan import Planner, quarantine_of, read_state
 from arbitrage.prompts import MEMO
+from arbitrage.store import JOURNAL
 from arbitrage.usage import Usage, total_of
 from arbitrage.verify import leftovers
 from arbitrage.views import open_run
@@ -219,7 +220,7 @@ def _left(store: Store, planner: Planner) -> list[Garbage]:
     names = [
         path
         for path in leftovers(store, planner.listing)
-        if "/.journal-" not in path or _published(path, planner.listing)
+        if f"/{JOURNAL}" not in path or _published(path, planner.listing)
     ]
     return [Garbage("", "left by processes that were killed", papers=names)] if names else []
 
@@ -227,7 +228,7 @@ def _left(store: Store, planner: Planner) -> list[Garbage]:
 def _published(journal: str, listing: Listing) -> bool:
     """Whether the file that a journal was kept for is there: then nobody reads the journal."""
     folder, _, name = journal.rpartition("/")
-    stem = name.removeprefix(".journal-").removesuffix(".parquet")
+    stem = name.removeprefix(JOURNAL).removesuffix(".parquet")
     made = {path for path in listing.files if path.rpartition("/")[0] == folder}
     return any(stem.startswith(path.rsplit("/", 1)[1].removesuffix(".parquet")) for path in made)
 

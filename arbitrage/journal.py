@@ -15,21 +15,30 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from arbitrage.store import JOURNAL
 from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from arbitrage.store import Store
+    from arbitrage.store import Listing, Store
 
-PREFIX = ".journal-"
 CHECK_HEX = 8
 
 
 def journal_of(output: str) -> str:
     """Where the journal of a file is."""
     folder, _, name = output.rpartition("/")
-    return f"{folder}/{PREFIX}{name.removesuffix('.parquet')}"
+    return f"{folder}/{JOURNAL}{name.removesuffix('.parquet')}"
+
+
+def sweep(store: Store, listing: Listing) -> int:
+    """Removes the journals of files that are there: their writers died before they could do it.
+    Only for the holder of the lock; gives their number."""
+    done = {journal_of(path) for path in listing.files} & listing.journals
+    for path in done:
+        store.remove(path)
+    return len(done)
 
 
 class Journal:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arbitrage import manifest, prompts, summary
+from arbitrage import journal, manifest, prompts, summary
 from arbitrage.advice import advice
 from arbitrage.board import Board
 from arbitrage.budget import open_budget
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bool) -> Summary:
     """Makes everything that is missing and says what there is now.
 
-    `stop`, once set, ends the run cleanly after the shards in flight. Raises UsageError before
+    `stop`, once set, ends the run cleanly after the answers in flight. Raises UsageError before
     anything is written, LockedError when another driver is at work.
     """
     config = loaded.config
@@ -52,6 +52,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
             progress.say(f"warning: {sentence}")
         store.sweep()
         planner, shards = read_state(components, store)
+        journal.sweep(store, planner.listing)
         manifest.record_start(store, loaded, components, planner)
         unread = bool(prompt_set.unread)
         board = Board(planner, shards, unread=unread, attempts=config.cluster.attempts)

@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 FOOTER_KEY = b"arbitrage"
 LATEST = "selected/latest"
+JOURNAL = ".journal-"
 TAIL_BYTES = 65_536
 FOOTER_READERS = 8
 DIGEST = "{digest}"
@@ -70,10 +71,12 @@ class Content(NamedTuple):
 class Listing:
     """What is there: relative paths of all data files, and the folder of each component.
 
-    `folders` maps (parent folder, fingerprint) to the component's folder, both relative.
+    `folders` maps (parent folder, fingerprint) to the component's folder, both relative;
+    `journals` are those of files being made.
     """
 
     files: set[str] = field(default_factory=set)
+    journals: set[str] = field(default_factory=set)
     folders: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def folder(self, parent: str, label: str, fingerprint: str) -> str:
@@ -290,6 +293,8 @@ class Store:
                 self._list_files(relative, found, deep=True)
             elif entry.name.endswith(".parquet"):
                 found.files.add(relative)
+            elif entry.name.startswith(JOURNAL):
+                found.journals.add(relative)
 
     def _entries(self, folder: str) -> list[Entry]:
         return self._done("listed", folder, lambda: self.files.entries(folder))

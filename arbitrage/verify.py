@@ -21,7 +21,7 @@ from arbitrage.errors import StoreError
 from arbitrage.identity import digest, fingerprint
 from arbitrage.manifest import IDENTITY, MANIFEST
 from arbitrage.prompts import MEMO
-from arbitrage.store import shard_number
+from arbitrage.store import JOURNAL, shard_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from arbitrage.store import Listing, Store
 
 READERS = 4
-LEFTOVERS = (".tmp-", ".journal-")
+LEFTOVERS = (".tmp-", JOURNAL)
 NUMBERED = re.compile(r"\d{5,}(\.[0-9a-f]+)?\.parquet")
 
 

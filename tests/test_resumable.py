@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from arbitrage import resumable
 from arbitrage.errors import EngineError, EngineLostError, Stopped, StoreError
-from arbitrage.journal import Journal, journal_of
+from arbitrage.journal import Journal, journal_of, sweep
 from arbitrage.resumable import TRIES_ALONE, Resumable, Work
 from arbitrage.store import Store
 from arbitrage.usage import Usage, note
@@ -276,6 +276,20 @@ def test_a_journal_about_other_inputs_is_passed_over(tmp_path: Path) -> None:
             attempt(tmp_path, items_of(range(10)), work, limit=1, basis=basis)
         attempts.append(len(asked))
     assert attempts == [10, 10]
+
+
+def test_the_journal_of_a_file_that_is_there_is_swept_and_others_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    outputs = [f"scores/a-1/t-2/0000{n}.abc.parquet" for n in range(3)]
+    for output in outputs:
+        journal = Journal(store, output, "b")
+        journal.add("1", 1)
+        journal.flush()
+    (tmp_path / outputs[1]).touch()
+    listing = store.listing()
+    assert listing.journals == {journal_of(output) for output in outputs}
+    assert sweep(store, listing) == 1
+    assert store.listing().journals == {journal_of(outputs[0]), journal_of(outputs[2])}
 
 
 # what kills an engine
