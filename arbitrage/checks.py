@@ -276,7 +276,7 @@ def _select_task(run: Run, path: str, at: str, asked: Content | None) -> Task | 
     """The task that makes a file of the current product; none for another selector's."""
     if run.components is None or asked is None:
         return None
-    planner = Planner(run.components, Listing(set(), dict(run.listing.folders)), {})
+    planner = Planner(run.components, Listing(folders=dict(run.listing.folders)), {})
     if path.rpartition("/")[0] != planner.folder_of(run.components.selector):
         return None
     who = routes_of(asked.table, run.components)[0]
