@@ -96,7 +96,7 @@ class Run:
         self.busy, self.loading, self.held = 0, 0, 0
         self.rounds_s: list[float] = []
         self.views_s = 0.0
-        self.failures = 0
+        self.failures = self.losses = 0
         if told.failures_per_hour:
             self._later(self._gap(told.failures_per_hour), "fail", None)
         if told.node_losses_per_hour and told.nodes > 1:
@@ -258,6 +258,10 @@ class Run:
         self._later(self._gap(self.told.failures_per_hour), "fail", None)
 
     def _on_lose(self, _: None) -> None:
+        self._later(self._gap(self.told.node_losses_per_hour), "lose", None)
+        if len(self.alive) == 1:
+            return  # the last one holds the driver
+        self.losses += 1
         name = self.rng.choice(sorted(self.alive))
         for engines in list(self.engines.values()):
             for engine in list(engines.values()):
@@ -265,7 +269,6 @@ class Run:
                     self._leave(engine)
         self._later(NODE_BACK_S, "back", (name, self.alive.pop(name)))
         self.nodes.update(self.alive)
-        self._later(self._gap(self.told.node_losses_per_hour), "lose", None)
 
     def _on_back(self, what: tuple[str, Slots]) -> None:
         self.alive[what[0]] = what[1]
