@@ -82,7 +82,7 @@ def directory_digest(folder: Path) -> str:
     place nor its times count. Reads every byte once (about 1 GB/s); the result is remembered in the
     user's cache for as long as names, sizes and times of the files stay as they are.
     """
-    files = {path.relative_to(folder).as_posix(): path for path in _visible_files(folder)}
+    files = {path.relative_to(folder).as_posix(): path for path in visible_files(folder)}
     stats = {name: path.stat() for name, path in files.items()}
     states = {n: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for n, s in stats.items()}
     changed = max((stat.st_ctime for stat in stats.values()), default=0.0)
@@ -101,7 +101,8 @@ def directory_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _visible_files(folder: Path) -> list[Path]:
+def visible_files(folder: Path) -> list[Path]:
+    """All files of a folder, at any depth, but hidden ones."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return [p for p in paths if not any(x.startswith(".") for x in p.relative_to(folder).parts)]
 

@@ -7,18 +7,23 @@ tasks and small reports travel.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arbitrage.engines import build_generator, build_scorer
+from arbitrage.engines import ENGINES, build_generator, build_scorer
 from arbitrage.plan import CLERK, READER
 from arbitrage.pulse import beats
+from arbitrage.readahead import read_ahead
 from arbitrage.stages import execute
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from arbitrage.components import Arbiter, Teacher
+    from arbitrage.config import Served
     from arbitrage.plan import Report, Task
     from arbitrage.stages import Desk
 
@@ -59,6 +64,23 @@ class Worker:
         options = options.model_copy(update={"engine_args": told})
         return replace(served, config=served.config.model_copy(update={"options": options}))
 
+    async def prepare(self, owner: str) -> int:
+        """Reads a role's model, where it is in local folders, into the page cache while the engine
+        that is here works on; gives the bytes that were read."""
+        engine, served = self._desk.engine, self._served(owner)
+
+        def goes_on() -> bool:
+            return self._desk.engine is engine and not self._desk.halted
+
+        with contextlib.suppress(OSError):  # loading will tell what is wrong with a file
+            return await asyncio.to_thread(read_ahead, _folders(served.config), goes_on)
+        return 0
+
+    def _served(self, owner: str) -> Teacher | Arbiter:
+        arbiter = self._desk.components.arbiter
+        is_arbiter = owner == arbiter.fingerprint
+        return arbiter if is_arbiter else self._desk.components.teacher(owner)
+
     async def unload(self) -> None:
         """Frees the engine's device."""
         engine, self._desk.engine = self._desk.engine, None
@@ -78,3 +100,11 @@ class Worker:
     async def execute(self, task: Task) -> Report:
         """Does one task."""
         return await execute(task, self._desk)
+
+
+def _folders(config: Served) -> list[Path]:
+    """Where a model and its adapter are, if the engine loads them here and they are in folders."""
+    if not ENGINES[config.engine].libraries:
+        return []
+    names = (config.model, getattr(config.options, "lora", None))
+    return [Path(name) for name in names if name is not None and Path(name).is_dir()]

@@ -28,7 +28,7 @@ STORY = (
     ("components", "advice"),
     ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
     ("prompts", "arbiter", "gates", "plan", "product", "journal", "placement"),
-    ("resumable", "demand"),
+    ("resumable", "demand", "readahead"),
     ("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary"),
     ("worker", "replica", "needs", "nodes", "events", "checks"),
     ("cluster", "estimate"),
