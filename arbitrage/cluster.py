@@ -18,7 +18,7 @@ from arbitrage.demand import MEND_MISFIT, misfit
 from arbitrage.errors import ArbitrageError, ConfigError, EngineLostError
 from arbitrage.events import Done, Event, Failed, Loaded, LoadFailed
 from arbitrage.needs import Needs
-from arbitrage.nodes import Nodes, Pace, slots_of
+from arbitrage.nodes import Nodes, Pace, resources_of, slots_of
 from arbitrage.placement import Node, Place, Room, bundles_of
 from arbitrage.replica import PACKAGE, Lending, Replica
 from arbitrage.watch import Watch
@@ -121,10 +121,7 @@ class Cluster:
 
     def _lends(self) -> dict[str, Any]:
         """This package for other environments, uploaded, as other nodes do not see its folder."""
-        configs = [self.needs.config(owner) for owner in self.needs.owners]
-        if not any(config and config.resources.python for config in configs):
-            return {}
-        return {"runtime_env": {"py_modules": [str(PACKAGE)]}}
+        return {"runtime_env": {"py_modules": [str(PACKAGE)]}} if self.needs.elsewhere else {}
 
     def _look(self) -> None:
         """Sees which nodes there are, and on a joined cluster what others hold of them."""
@@ -190,11 +187,7 @@ class Cluster:
         demand = self.needs.demand(owner)
         spread = len(place) > 1
         group = _group_of(place) if spread else None
-        options: dict[str, Any] = {"num_cpus": demand.cpus}
-        if not spread:  # else the engine's own workers take them, each in its bundle
-            options["num_gpus"] = demand.gpus
-            if demand.memory_gb:
-                options["memory"] = int(demand.memory_gb * 1e9)
+        options: dict[str, Any] = {**resources_of(demand, spread=spread)}
         options["scheduling_strategy"] = _strategy_of(place, group)
         config = self.needs.config(owner)
         if config is not None and config.resources.python is not None:
@@ -234,6 +227,13 @@ class Cluster:
     def drain(self, name: str) -> None:
         """Marks a replica that gets no further task and is stopped when it is idle."""
         self._replicas[name].draining = True
+
+    def prepare(self, name: str, owner: str) -> None:
+        """Lets a busy replica's process make ready, once, for a role that gets its place."""
+        replica = self._replicas[name]
+        if replica.tasks and owner not in replica.prepared:
+            replica.prepared.add(owner)
+            replica.handle.prepare.remote(owner)
 
     def stop(self, name: str) -> None:
         """Lets an idle replica go."""

@@ -36,6 +36,11 @@ class Needs:
         """The roles that have an engine: teachers, then the Arbiter."""
         return list(self._configs)
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether any role's replicas run in another Python environment."""
+        return any(config.resources.python for config in self._configs.values())
+
     def name(self, owner: str) -> str:
         """A role as its user calls it."""
         return self._names[owner]

@@ -24,6 +24,16 @@ def slots_of(resources: Mapping[str, float]) -> Slots:
     return Slots(resources.get("CPU", 0.0), resources.get("GPU", 0.0), memory_gb)
 
 
+def resources_of(demand: Slots, *, spread: bool) -> dict[str, float]:
+    """What a replica's actor asks for itself, in Ray's names."""
+    found: dict[str, float] = {"num_cpus": demand.cpus}
+    if not spread:  # else the engine's own workers take them, each in its bundle
+        found["num_gpus"] = demand.gpus
+        if demand.memory_gb:
+            found["memory"] = int(demand.memory_gb * 1e9)
+    return found
+
+
 class Nodes:
     """The nodes that are alive, and our replicas on them."""
 

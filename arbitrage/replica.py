@@ -17,7 +17,8 @@ PACKAGE = Path(__file__).resolve().parent
 @dataclass
 class Replica:
     """One actor as the driver sees it; `fresh` until it gets its second engine; `group`: the
-    placement group of a spread one; `since`: when it began to load, `given`: its tasks' starts."""
+    placement group of a spread one; `since`: when it began to load, `given`: its tasks' starts;
+    `prepared`: the roles that its process was told to make ready for."""
 
     name: str
     owner: str
@@ -31,6 +32,7 @@ class Replica:
     draining: bool = False
     since: float = 0.0
     given: dict[Any, float] = field(default_factory=dict)
+    prepared: set[str] = field(default_factory=set)
 
 
 class Lending:
