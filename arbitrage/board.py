@@ -146,7 +146,15 @@ class Board:
         role = self.roles[owner]
         if role.set_aside or owner == READER:
             return False
-        return bool(self.reading or self._unrouted or role.waiting or role.in_flight)
+        return bool(role.in_flight or self._opens_more(role))
+
+    def _opens_more(self, role: RoleWork) -> bool:
+        return bool(self.reading or self._unrouted or role.waiting)
+
+    def is_ending(self, owner: str) -> bool:
+        """Whether nothing is left for a role but what is in flight, if that does not fail."""
+        role = self.roles[owner]
+        return bool(role.in_flight) and not (role.ready or role.held or self._opens_more(role))
 
     def hold_back(self, dear: Callable[[list[Task], list[Task]], Container[Task]]) -> None:
         """Holds back the ready tasks that are too dear and lets go those that no longer are.

@@ -13,7 +13,8 @@ from arbitrage import manifest
 from arbitrage.errors import EngineError, StaleInputError, Stopped, UsageError
 from arbitrage.events import Done, Event, Failed, Loaded
 from arbitrage.progress import RoleProgress
-from arbitrage.scheduler import Drain, RoleView, Start, Swap, assign, decide, with_swaps
+from arbitrage.scheduler import Drain, RoleView, Start, assign, decide
+from arbitrage.turns import Swap, preparations, with_swaps
 
 if TYPE_CHECKING:
     import threading
@@ -71,11 +72,13 @@ def drive(
 
 
 def apply_decisions(board: Board, cluster: Cluster) -> None:
-    """Starts, stops and swaps replicas as the scheduler says."""
+    """Starts, stops, swaps and prepares replicas as the scheduler says."""
     views = [_view_of(role, board, cluster) for role in board.roles.values()]
     kinds = {owner: cluster.needs.kind(owner) for owner in board.roles}
     at = {name: place for view in views for name, place in view.at.items()}
-    for decision in with_swaps(decide(views, cluster.nodes()), kinds, at):
+    nodes = cluster.nodes()
+    decisions = decide(views, nodes)
+    for decision in with_swaps(decisions, kinds, at):
         if isinstance(decision, Start):
             cluster.start(decision.role, decision.place)
         elif isinstance(decision, Drain):
@@ -84,6 +87,8 @@ def apply_decisions(board: Board, cluster: Cluster) -> None:
             cluster.swap(decision.replica, decision.role)
         else:
             cluster.stop(decision.replica)
+    for role, replica in preparations(views, nodes, decisions):
+        cluster.prepare(replica, role)
 
 
 class Patience:
@@ -208,6 +213,7 @@ def _view_of(role: RoleWork, board: Board, cluster: Cluster) -> RoleView:
         pace.load_s,
         {replica.name: replica.place for replica in replicas},
         frozenset(replica.name for replica in replicas if replica.draining),
+        board.is_ending(role.owner),
     )
 
 

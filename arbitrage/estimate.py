@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from arbitrage.placement import Node, Place, Share, Slots
-from arbitrage.scheduler import Drain, RoleView, Start, Swap, assign, decide, with_swaps
+from arbitrage.scheduler import Drain, RoleView, Start, assign, decide
+from arbitrage.turns import Swap, with_swaps
 from arbitrage.usage import PER
 
 if TYPE_CHECKING:

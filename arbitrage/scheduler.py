@@ -14,8 +14,9 @@ Knows no Ray, clock or file: values in, decisions out. Rules:
   nothing more, and stopped when it is idle;
 * nothing is drained unless what is gained is several times the loads that it costs, so that
   replicas are not moved in circles;
-* every replica has two tasks in flight, so that its batch does not drain at a shard's edge;
-* where a replica stops and another of its kind starts, its process is kept and changes the engine.
+* every replica has two tasks in flight, so that its batch does not drain at a shard's edge.
+
+What becomes of the processes of those that stop is for `turns` to say.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from arbitrage.placement import Node, Place, Room, Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 IN_FLIGHT_PER_REPLICA = 2
 FAR_ABOVE = 2.0
@@ -43,7 +44,8 @@ class RoleView:
     `ready`: tasks that could start now; `expected`: whether more will become ready; `replicas`:
     live or starting ones; `idle`: names of those with nothing in flight; `most`, `least`: bounds;
     `left`: all tasks not done; `task_s`: seconds that one replica needs per task, `load_s`: seconds
-    to load, both 0 if unknown; `at`: where the live replicas are; `draining`: who gets no task.
+    to load, both 0 if unknown; `at`: where the live replicas are; `draining`: who gets no task;
+    `ending`: whether nothing is left but what is in flight.
     """
 
     name: str
@@ -59,6 +61,7 @@ class RoleView:
     load_s: float = 0.0
     at: Mapping[str, Place] = field(default_factory=dict)
     draining: frozenset[str] = frozenset()
+    ending: bool = False
 
     @property
     def work(self) -> float:
@@ -85,13 +88,6 @@ class Stop(NamedTuple):
     replica: str
 
 
-class Swap(NamedTuple):
-    """Let an idle replica go and use its process, where it is, for another role."""
-
-    replica: str
-    role: str
-
-
 class Drain(NamedTuple):
     """Give a replica no more tasks; it is stopped when it is idle."""
 
@@ -109,8 +105,7 @@ def decide(roles: Sequence[RoleView], nodes: Iterable[Node]) -> list[Decision]:
     stops = _finished(roles)
     for stop in stops:
         room.give(named[stop.role].at[stop.replica])
-    waiting = [role for role in roles if role.ready and not role.replicas]
-    waiting.sort(key=lambda role: (role.expected, -role.work))
+    waiting = in_line(roles)
     starts: list[Start] = []
     made_room: list[Stop] = []
     for role in waiting:
@@ -131,47 +126,10 @@ def decide(roles: Sequence[RoleView], nodes: Iterable[Node]) -> list[Decision]:
     return [*stops, *starts, *_load_ahead(roles, room), *drains]
 
 
-def with_swaps(
-    decisions: Sequence[Decision],
-    kinds: Mapping[str, Hashable],
-    at: Mapping[str, Place],
-) -> list[Decision | Swap]:
-    """The same decisions, with a `Swap` for each pair of a stop and a start of one kind.
-
-    `kinds` maps roles to what their replicas' processes have in common, `at` the replicas that
-    may stop to where they are: a process stays there, so nobody else may start on its nodes unless
-    the place is the very same.
-    """
-    stops = [decision for decision in decisions if isinstance(decision, Stop)]
-    starts: list[Decision | Swap] = []
-    for decision in decisions:
-        if isinstance(decision, Stop):
-            continue
-        used = None
-        if isinstance(decision, Start):
-            others = [d for d in decisions if isinstance(d, Start) and d is not decision]
-            used = next((s for s in stops if _can_swap(s, decision, kinds, at, others)), None)
-        if used is None:
-            starts.append(decision)
-        else:
-            stops.remove(used)
-            starts.append(Swap(used.replica, decision.role))
-    return [*stops, *starts]
-
-
-def _can_swap(
-    stop: Stop,
-    start: Start,
-    kinds: Mapping[str, Hashable],
-    at: Mapping[str, Place],
-    others: Sequence[Start],
-) -> bool:
-    if kinds[stop.role] != kinds[start.role]:
-        return False
-    place = at[stop.replica]
-    nodes = {share.node for share in place}
-    taken = {share.node for other in others for share in other.place}
-    return place == start.place or not nodes & taken
+def in_line(roles: Iterable[RoleView]) -> list[RoleView]:
+    """The roles that have work and no replica, in the order in which they get one."""
+    waiting = [role for role in roles if role.ready and not role.replicas]
+    return sorted(waiting, key=lambda role: (role.expected, -role.work))
 
 
 def _finished(roles: Sequence[RoleView]) -> list[Stop]:

@@ -31,8 +31,9 @@ from arbitrage.nodes import Nodes
 from arbitrage.placement import Place, Slots
 from arbitrage.plan import CLERK, READER, Planner, Report, Task
 from arbitrage.prompts import Shard
-from arbitrage.scheduler import Drain, RoleView, Start, Stop, Swap, assign, decide, with_swaps
+from arbitrage.scheduler import Drain, RoleView, Start, Stop, assign, decide
 from arbitrage.store import Listing
+from arbitrage.turns import Swap, with_swaps
 from arbitrage.usage import Usage
 
 SIZES = (1, 1, 1, 1, 2, 2, 4, 4, 8)

@@ -481,3 +481,30 @@ def test_a_task_that_was_stopped_is_there_to_be_taken_again() -> None:
     assert not board.in_flight()
     assert board.is_open()
     assert board.take(task.owner) == task
+
+
+def test_a_turn_ends_with_the_tasks_after_which_nothing_can_come() -> None:
+    components, board = imagined(1, shards=shard_states(2), unread=False)
+    teacher, arbiter = components.teachers[0].fingerprint, components.arbiter.fingerprint
+    for _ in range(2):
+        task = board.take(CLERK)
+        board.finished(task, pretend(task, components, 2))
+    first = board.take(teacher)
+    assert not board.is_ending(teacher), "another is ready"
+    second = board.take(teacher)
+    assert board.is_ending(teacher)
+    board.finished(first, pretend(first, components, 2))
+    score = board.take(arbiter)
+    assert not board.is_ending(arbiter), "the teacher makes more for it"
+    board.put_back(second)
+    assert not board.is_ending(teacher), "nothing is in flight"
+    second = board.take(teacher)
+    board.finished(second, pretend(second, components, 2))
+    board.hold_back(lambda could, _: could)
+    assert not board.is_ending(arbiter), "what is held back may be let go"
+    board.hold_back(lambda *_: ())
+    last = board.take(arbiter)
+    board.finished(score, pretend(score, components, 2))
+    assert board.is_ending(arbiter)
+    assert board.failed(last, "an accident")
+    assert not board.is_ending(arbiter), "it is ready again"

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from arbitrage import cluster as cluster_module
+from arbitrage import driver
 from arbitrage.cluster import Cluster, Replica
 from arbitrage.components import resolve
 from arbitrage.errors import ArbitrageError, EngineError, EngineLostError
 from arbitrage.events import Failed, LoadFailed
-from arbitrage.placement import Slots
-from arbitrage.plan import CLERK, READER, Task
+from arbitrage.placement import Share, Slots
+from arbitrage.plan import CLERK, READER, ShardState, Task
 from arbitrage.stages import Desk
 from arbitrage.store import Store
 from command_line import cli, write_config, write_prompts
-from harness import fake, make_config, read_rows
+from harness import fake, imagined, make_config, pretend, read_rows
 
 TASK = Task("generate", "owner", 0, (), "out")
 
@@ -78,22 +79,85 @@ def test_an_engine_that_does_not_load_in_a_used_process_gets_a_fresh_one(
     assert not cluster._replicas
 
 
+class Handle:
+    """An actor that remembers what it was told to prepare."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    @property
+    def prepare(self) -> Handle:
+        return self
+
+    def remote(self, owner: str) -> None:
+        self.told.append(owner)
+
+
+def test_a_replica_is_told_once_to_prepare_a_role_and_only_while_it_works(tmp_path: Path) -> None:
+    config = make_config(tmp_path, {"a": fake()})
+    cluster = Cluster(Desk(Store(tmp_path), config, resolve(config)))
+    handle = Handle()
+    replica = Replica("a/1", "a", Slots(), handle)
+    cluster._replicas["a/1"] = replica
+    cluster.prepare("a/1", "b")
+    assert handle.told == [], "it has yet to load"
+    replica.tasks = {"ref": TASK}
+    for owner in ("b", "b", "c", "b"):
+        cluster.prepare("a/1", owner)
+    assert handle.told == ["b", "c"]
+
+
+def test_the_driver_prepares_who_waits_while_the_last_tasks_of_a_turn_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real board, scheduler and cluster with one slot; only the actors are not there."""
+    components, board = imagined(
+        2, shards=[ShardState(n, f"{n}", 10) for n in range(2)], unread=False
+    )
+    for _ in range(2):
+        task = board.take(CLERK)
+        board.finished(task, pretend(task, components, 2))
+    one, other = (teacher.fingerprint for teacher in components.teachers)
+    config = make_config(tmp_path, {"a": fake()})
+    cluster = Cluster(Desk(Store(tmp_path), config, components))
+    whole = cluster.needs.demand(one)
+    cluster._nodes.update({"n": whole})
+    place = (Share("n", whole),)
+    cluster._nodes.take(place)
+    handle = Handle()
+    replica = Replica("a/1", one, whole, handle, loaded=True, place=place)
+    cluster._replicas["a/1"] = replica
+    cluster._owned[one] = {"a/1": replica}
+    monkeypatch.setattr(cluster, "start", lambda owner, place: started.append(owner))
+    started: list[str] = []
+    replica.tasks = {"first": board.take(one)}
+    driver.apply_decisions(board, cluster)
+    assert handle.told == [], "its second task is still to come"
+    replica.tasks["second"] = board.take(one)
+    driver.apply_decisions(board, cluster)
+    driver.apply_decisions(board, cluster)
+    assert handle.told == [other]
+    assert set(started) == {CLERK}, "there is no place for an engine"
+
+
 @pytest.mark.cluster
 def test_roles_that_take_turns_share_a_process(tmp_path: Path) -> None:
+    """Answers take a while, so that each turn's last tasks are in flight when the next role is
+    prepared beside them."""
     write_prompts(tmp_path / "prompts.jsonl", 60)
     whole = {"cpus": 1}
     teachers = {
         name: {
             "engine": "fake",
             "languages": "all",
-            "options": {"voice": name},
+            "options": {"voice": name, "delay_s": 0.3},
             "resources": whole,
         }
         for name in ("a", "b", "c")
     }
     told = {
         "run": "run",
-        "prompts": "prompts.jsonl",
+        "prompts": {"sources": [{"path": "prompts.jsonl"}], "shard_size": 20},
         "teachers": teachers,
         "arbiter": {"engine": "fake", "resources": whole},
         "cluster": {"cpus": 1},

@@ -30,7 +30,7 @@ STORY = (
     ("prompts", "arbiter", "gates", "plan", "product", "journal", "placement"),
     ("resumable", "demand", "readahead"),
     ("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary"),
-    ("worker", "replica", "needs", "nodes", "events", "checks"),
+    ("worker", "replica", "needs", "nodes", "turns", "events", "checks"),
     ("cluster", "estimate"),
     ("driver", "figures"),
     ("pipeline", "views", "preview", "verify"),

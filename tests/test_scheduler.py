@@ -25,10 +25,9 @@ from arbitrage.scheduler import (
     RoleView,
     Start,
     Stop,
-    Swap,
     assign,
-    with_swaps,
 )
+from arbitrage.turns import Prepare, Swap, preparations, with_swaps
 from harness import imagined, pretend
 
 if TYPE_CHECKING:
@@ -84,7 +83,8 @@ def role_views(draw: st.DrawFn, name: str) -> RoleView:
     demand = draw(st.one_of(demands, st.just(NOTHING)))
     ready, expected = draw(st.integers(0, 6)), draw(st.booleans())
     view = RoleView(name, demand, ready, expected, replicas, names, most)
-    return replace(view, at=placed(view))
+    ending = not ready and idle < replicas and draw(st.booleans())
+    return replace(view, at=placed(view), ending=ending)
 
 
 pools = st.integers(1, 6).flatmap(
@@ -353,6 +353,93 @@ def test_what_stops_and_starts_of_one_kind_is_a_swap_and_nothing_else_changes(
     assert not left[0] & left[1], "no process ends while one of its kind begins"
     is_stop = [isinstance(decision, Stop) for decision in found]
     assert is_stop == sorted(is_stop, reverse=True), "what ends frees what begins"
+
+
+# preparations
+
+
+@given(pools, free_slots)
+@settings(max_examples=300, deadline=None)
+def test_only_a_role_that_waits_is_prepared_and_only_where_a_turn_ends(
+    roles: tuple[RoleView, ...], free: Slots
+) -> None:
+    nodes = [Node("one", free, Slots(1e6, 1e6, 1e6))]
+    decisions = scheduler.decide(roles, nodes)
+    found = preparations(roles, nodes, decisions)
+    assert scheduler.decide(roles, nodes) == decisions, "nothing else is decided by it"
+    named = {view.name: view for view in roles}
+    after, left = applied(roles, free, decisions)
+    waiting = {view.name for view in after if view.ready and not view.replicas}
+    ending = {
+        name: view.demand
+        for view in roles
+        if view.ending
+        for name in view.at
+        if name not in view.idle
+    }
+    assert {prepare.role for prepare in found} <= waiting
+    assert {prepare.replica for prepare in found} <= ending.keys()
+    assert len({prepare.role for prepare in found}) == len(found)
+    assert len({prepare.replica for prepare in found}) == len(found)
+    for prepare in found:
+        assert any(ending[prepare.replica]), "it gives nothing back"
+    for demand in ending.values():
+        left = left.plus(demand)
+    for prepare in found:
+        left = left.minus(named[prepare.role].demand)
+    assert left.holds(NOTHING), "not all of them fit when those turns have ended"
+    assert {p.role for p in found} or not [n for n in waiting if left.holds(named[n].demand)]
+
+
+def last_of(name: str, demand: Slots = GPU, replicas: int = 1) -> RoleView:
+    """A role with nothing left but what is in flight; that may fail, so more may be ready."""
+    return role(name, demand, expected=True, replicas=replicas, ending=True)
+
+
+def prepares(*roles: RoleView, free: Slots = NOTHING) -> list[Prepare]:
+    nodes = [Node("one", free, Slots(1e6, 1e6, 1e6))]
+    return preparations(roles, nodes, scheduler.decide(roles, nodes))
+
+
+def test_the_role_that_is_first_in_line_is_prepared_by_the_replica_that_makes_way() -> None:
+    last = last_of("last")
+    few, many = role("few", ready=2), role("many", ready=9)
+    assert prepares(few, last, many) == [Prepare("many", "last/busy0")]
+    assert prepares(few, last_of("last", replicas=2), many) == [
+        Prepare("many", "last/busy0"),
+        Prepare("few", "last/busy1"),
+    ]
+
+
+def test_nobody_is_prepared_before_a_turn_ends_or_where_none_waits() -> None:
+    waits = role("waits", ready=9)
+    assert prepares(role("works", replicas=1, ready=1), waits) == []
+    assert prepares(role("expects", replicas=1, expected=True), waits) == []
+    assert prepares(last_of("last"), waits, free=GPU) == [], "it is started"
+    assert prepares(last_of("last"), role("later", expected=True)) == []
+    assert prepares(role("idle", replicas=1, idle=("idle/1",)), waits) == [], "it is swapped"
+
+
+def test_a_drained_replica_prepares_who_gets_its_place() -> None:
+    works = role("works", replicas=2, ready=9)
+    drained = replace(works, draining=frozenset({"works/busy1"}))
+    assert prepares(drained, role("waits", ready=9)) == [Prepare("waits", "works/busy1")]
+
+
+def test_a_role_that_needs_the_places_of_two_is_prepared_by_the_second() -> None:
+    on_cpu = last_of("cpu", Slots(cpus=1))
+    last, wide = last_of("last", replicas=2), role("wide", Slots(gpus=2), ready=9)
+    assert prepares(on_cpu, last, wide) == [Prepare("wide", "last/busy1")]
+    assert prepares(on_cpu, last_of("last"), wide) == []
+
+
+def test_a_role_is_prepared_on_the_node_where_it_will_be() -> None:
+    last = last_of("last", replicas=2)
+    at = dict(zip(last.at, [on("one", GPU), on("two", GPU)], strict=True))
+    roles = [replace(last, at=at), role("wide", Slots(gpus=2), ready=9)]
+    nodes = [Node("one", NOTHING, GPU), Node("two", GPU, Slots(gpus=2))]
+    decisions = scheduler.decide(roles, nodes)
+    assert preparations(roles, nodes, decisions) == [Prepare("wide", "last/busy1")]
 
 
 # assign
