@@ -4,6 +4,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+TEST_PROCESSES ?= 2
 VLLM_VENV ?= .venv-vllm
 VLLM_PYTHON = $(abspath $(VLLM_VENV))/bin/python
 # Tests that import vLLM; and those of the driver, which has none, with vLLM in that environment.
@@ -16,7 +17,7 @@ quickstart: $(VENV)/.hf
 	$(BIN)/arbitrage run configs/quickstart.yaml
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-vllm: $(VENV)/.dev $(VLLM_VENV)/.ready
 	PYTHONPATH=. $(VLLM_PYTHON) -m pytest -s -rs --no-skips $(VLLM_TESTS)

