@@ -73,5 +73,6 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         board.given_up,
         stopped=board.is_open(),
         held=board.held_prompts(),
+        set_aside={role.name: role.set_aside for role in board.roles.values() if role.set_aside},
         limits=budget.limits,
     )

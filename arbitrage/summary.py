@@ -93,7 +93,7 @@ class Summary:
 
     `unusable`: teachers none of whose answers could be selected, once the run is complete. `budget`
     maps what is limited to (spent, limit); `held` counts the prompts of the shards that it keeps
-    from being complete.
+    from being complete. `set_aside` names the roles that this call gave up, and why.
     """
 
     run: str
@@ -109,6 +109,7 @@ class Summary:
     spent: list[Spending] = field(default_factory=list)
     budget: dict[str, tuple[float, float]] = field(default_factory=dict)
     held: int = 0
+    set_aside: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`; means instead of moments."""
@@ -145,6 +146,7 @@ def of_run(
     *,
     stopped: bool,
     held: int = 0,
+    set_aside: Mapping[str, str] | None = None,
     limits: Mapping[str, float] | None = None,
 ) -> Summary:
     """Sums up the current product, shard by shard, and what the whole run directory has spent."""
@@ -170,6 +172,7 @@ def of_run(
         spent=_spending(components, usages),
         budget=against(limits or {}, usages),
         held=held,
+        set_aside=dict(set_aside or {}),
     )
 
 

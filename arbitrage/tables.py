@@ -49,6 +49,11 @@ def of_summary(summary: Summary) -> Group:
     for what, counts in _remarks(summary).items():
         told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         parts.append(Text(f"{what}: {told}"))
+    for name, why in summary.set_aside.items():
+        told = (
+            f"set aside: {name} ({why}); shards were finished without it, the next run tries again"
+        )
+        parts.append(harmless(told, "bold red"))
     if summary.unusable:
         told = ", ".join(summary.unusable)
         parts.append(Text(f"no answer could be selected from: {told}", style="bold red"))
@@ -200,10 +205,12 @@ def of_status(found: Status) -> Group:
         tokens = f"{role.completion_tokens:,}" if role.stage == "generate" else ""
         done = f"{role.done:,}/{role.known:,}"
         table.add_row(role.stage, role.name, done, f"{role.rows:,}", f"{role.errors:,}", tokens)
+    told = f"{found.outdated:,} more shards of the product are there without all of their answers"
     return Group(
         Text(f"{found.run}: {state}{ago}"),
         Text(f"{found.prompts:,} prompts in {found.shards:,} shards{unrouted}"),
         table,
+        *([Text(told)] if found.outdated else []),
         *(harmless(f"set aside: {n} ({why})", "red") for n, why in found.set_aside.items()),
     )
 

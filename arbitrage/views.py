@@ -36,7 +36,8 @@ class RoleStatus:
 
 @dataclass
 class Status:
-    """A run as its files tell; `set_aside`: teachers that the last call gave up, and why."""
+    """A run as its files tell. `set_aside`: teachers that the last call gave up, and why;
+    `outdated`: shards of the product that are there, but not yet with all that they should have."""
 
     run: str
     running: bool
@@ -46,6 +47,7 @@ class Status:
     unrouted: int
     roles: list[RoleStatus]
     set_aside: dict[str, str]
+    outdated: int
     last_event: dict[str, Any] | None
     seconds_since_event: float | None
 
@@ -80,14 +82,17 @@ def status(place: Path | str) -> Status:
         "": RoleStatus(components.selector.name, "select", known=len(shards)),
     }
     files: dict[str, list[str]] = {owner: [] for owner in roles}
+    outdated = 0
     for shard in shards:
         for task in (task for pair in planner.pairs(shard) for task in pair):
             roles[task.owner].known += 1
             if planner.is_done(task):
                 files[task.owner].append(task.output)
+        made = f"{planner.folder_of(components.selector)}/{shard.number:05d}.parquet"
         if not any(task.stage in STAGES[1:] for task in planner.tasks(shard)):
-            folder = planner.folder_of(components.selector)
-            files[""].append(f"{folder}/{shard.number:05d}.parquet")
+            files[""].append(made)
+        else:
+            outdated += made in planner.selected
     for owner, paths in files.items():
         _add_footers(roles[owner], list(store.footers(paths).values()))
     last = None
@@ -107,6 +112,7 @@ def status(place: Path | str) -> Status:
         sum(shard.routed is None for shard in shards),
         list(roles.values()),
         set_aside,
+        outdated,
         last,
         round(time.time() - last["time"], 1) if last else None,
     )
