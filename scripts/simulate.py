@@ -9,8 +9,9 @@ Nine teachers of 1 to 8 accelerators and an Arbiter answer and score shards of 1
 Replicas take time to load, two tasks on one replica share its speed, replicas fail, and nodes are
 lost and come back an hour later. Events happen in the driver's own order: hand out, decide, wait,
 settle. A round is one call of `decide`, `with_swaps` and one of `assign` per role; building the
-scheduler's view of the roles is timed apart. There is a round after every event, though a driver
-takes in many events at once.
+scheduler's view of the roles is timed apart. Both are processor times, so that whatever else runs
+on the machine does not count. There is a round after every event, though a driver takes in many
+events at once.
 """
 
 from __future__ import annotations
@@ -122,23 +123,23 @@ class Run:
             owner: {e.name: len(e.tasks) for e in engines.values() if e.loaded and not e.draining}
             for owner, engines in self.engines.items()
         }
-        began = time.perf_counter()
+        began = time.thread_time()
         given = {
             owner: assign(len(role.ready), load[owner]) for owner, role in self.board.roles.items()
         }
-        spent = time.perf_counter() - began
+        spent = time.thread_time() - began
         for owner, names in given.items():
             for name in names:
                 self._submit(self.engines[owner][name], self.board.take(owner))
-        began = time.perf_counter()
+        began = time.thread_time()
         views = [self._view(owner) for owner in self.board.roles]
         nodes = self.nodes.free()
         at = {name: place for view in views for name, place in view.at.items()}
         kinds = {owner: size or owner for owner, size in self.size.items()}
-        self.views_s += time.perf_counter() - began
-        began = time.perf_counter()
+        self.views_s += time.thread_time() - began
+        began = time.thread_time()
         decisions = with_swaps(decide(views, nodes), kinds, at)
-        self.rounds_s.append(spent + time.perf_counter() - began)
+        self.rounds_s.append(spent + time.thread_time() - began)
         for decision in decisions:
             self._apply(decision)
 
