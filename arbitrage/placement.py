@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _EPSILON = 1e-6
 
@@ -127,6 +127,29 @@ class Room:
         for share in place:
             if share.node in self._free:
                 self._set(share.node, self._free[share.node].plus(share.slots))
+
+    def enough(self, places: Sequence[Place], demand: Slots) -> int:
+        """How many of some places, given back in this order, make a demand fit that fits nowhere
+        now; 0 if all of them do not. Gives nothing back."""
+        if demand.gpus > self._largest + _EPSILON:
+            return self._enough_to_spread(places, demand)
+        free: dict[str, Slots] = {}
+        for count, place in enumerate(places, 1):
+            for name, slots in place:
+                if name in self._free:
+                    more = free.get(name) or self._free[name]
+                    free[name] = more = more.plus(slots)
+                    if more.holds(demand):
+                        return count
+        return 0
+
+    def _enough_to_spread(self, places: Sequence[Place], demand: Slots) -> int:
+        tried = self.copy()
+        for count, place in enumerate(places, 1):
+            tried.give(place)
+            if tried.place(demand) is not None:
+                return count
+        return 0
 
     def holds(self, place: Place) -> bool:
         """Whether all shares are free where they are."""

@@ -202,13 +202,16 @@ def _drain(
     roles: Sequence[RoleView], patient: Sequence[RoleView], room: Room, stops: Sequence[Stop]
 ) -> list[Drain]:
     """Keeps room for the roles that wait, and drains replicas of others to make it."""
+    takers = [*patient, *_far_behind(roles, room)]
+    if not takers:
+        return []
     drains: list[Drain] = []
     stopped = {stop.replica for stop in stops}
     spare = {role.name: _spare(role, stopped) for role in roles}
-    for role in [*patient, *_far_behind(roles, room)]:
+    leaving = [r.at[n] for r in roles for n in r.draining if n in r.at and n not in stopped]
+    for role in takers:
         tried = room.copy()
-        leaving = [r.at[n] for r in roles for n in r.draining if n in r.at and n not in stopped]
-        for left in [*leaving, *(_place_of(roles, Stop(*drain)) for drain in drains)]:
+        for left in leaving:
             tried.give(left)
         place = tried.place(role.demand)
         more: list[Drain] = []
@@ -221,6 +224,7 @@ def _drain(
         drains += more
         for drain in more:
             spare[drain.role].remove(drain.replica)
+            leaving.append(_place_of(roles, Stop(*drain)))
     return drains
 
 
@@ -234,19 +238,19 @@ def _enough(
     roles: Sequence[RoleView], taker: RoleView, spare: Mapping[str, list[str]], tried: Room
 ) -> tuple[list[Drain], Place | None]:
     """The replicas to drain for one more of `taker`, and its place then."""
-    chosen: list[Drain] = []
     donors = [role for role in roles if spare[role.name] and _may_take(taker, role)]
-    for role in sorted(donors, key=lambda role: role.remaining):
-        for name in spare[role.name]:
-            chosen.append(Drain(role.name, name))
-            tried.give(role.at[name])
-            place = tried.place(taker.demand)
-            if place is not None:
-                tried.take(place)
-                named = {role.name: role for role in roles}
-                stops = [Stop(*drain) for drain in chosen]
-                return [Drain(*stop) for stop in _without_spare(named, stops, tried)], place
-    return [], None
+    donors.sort(key=lambda role: role.remaining)
+    offered = [(role, name) for role in donors for name in spare[role.name]]
+    count = tried.enough([role.at[name] for role, name in offered], taker.demand)
+    if not count:
+        return [], None
+    for role, name in offered[:count]:
+        tried.give(role.at[name])
+    place = tried.place(taker.demand)
+    tried.take(place or ())
+    named = {role.name: role for role in donors}
+    stops = [Stop(role.name, name) for role, name in offered[:count]]
+    return [Drain(*stop) for stop in _without_spare(named, stops, tried)], place
 
 
 def _may_take(taker: RoleView, donor: RoleView) -> bool:
@@ -269,7 +273,7 @@ def _far_behind(roles: Sequence[RoleView], room: Room) -> list[RoleView]:
     last = max(growing, key=lambda role: role.remaining)
     if room.place(last.demand) is not None:
         return []
-    gives = any(_spare(r, set()) and _may_take(last, r) for r in roles if r is not last)
+    gives = any(_may_take(last, r) and _spare(r, set()) for r in roles if r is not last)
     return [last] if gives else []
 
 

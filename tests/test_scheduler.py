@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from arbitrage import scheduler
 from arbitrage.budget import Budget
-from arbitrage.placement import Node, Share, Slots
+from arbitrage.placement import Node, Room, Share, Slots
 from arbitrage.plan import CLERK, READER, Task
 from arbitrage.scheduler import (
     IN_FLIGHT_PER_REPLICA,
@@ -820,3 +820,27 @@ def test_every_run_with_a_budget_ends_and_keeps_it(
     assert run.spent[measure] <= limit + probes
     if not (run.board.given_up or run.board.held_prompts()):
         assert_complete(run, told["teachers"])  # type: ignore[arg-type]
+
+
+# enough
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 4)), max_size=12),
+    st.sampled_from([GPU, Slots(gpus=3), Slots(1, 4), Slots(gpus=4), Slots(1, 6), Slots(2, 12)]),
+)
+@settings(max_examples=300, deadline=None)
+def test_as_many_places_are_enough_as_must_be_given_back_one_by_one(
+    shares: list[tuple[str, int]], demand: Slots
+) -> None:
+    """Demands of one node and spread ones, and places on a node that is gone."""
+    room = Room([Node(name, Slots(cpus=2), Slots(2, 4)) for name in "ab"])
+    places = [(Share(name, Slots(gpus=gpus)),) for name, gpus in shares]
+    wanted, tried = 0, room.copy()
+    for count, place in enumerate(places, 1):
+        tried.give(place)
+        if tried.place(demand) is not None:
+            wanted = count
+            break
+    assert room.enough(places, demand) == wanted
+    assert room.place(demand) is None, "nothing was given back"
