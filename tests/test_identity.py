@@ -91,7 +91,7 @@ def model(tmp_path: Path) -> Path:
         [[{True: "a"}]],
         {"x": [0.5, float("nan")]},
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_a_value_without_a_fixed_form_is_refused(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
