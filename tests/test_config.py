@@ -839,7 +839,7 @@ def test_where_and_how_a_run_is_made_is_no_part_of_it() -> None:
         ({"teachers": {"a": {"engine": "fake", "languages": ["fr"]}}}, {"router"}),
         ({"seed": 1}, {"teacher", "router"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_a_change_renames_exactly_what_it_changes(
     change: dict[str, Any], renamed: set[str]

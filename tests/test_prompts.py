@@ -915,7 +915,7 @@ def test_a_file_that_goes_away_is_refused(tmp_path: Path) -> None:
         ("a.jsonl", b""),
         ("a.jsonl", b"\n \n\r\n"),
         ("a.csv", b"prompt,language\n"),
-        ("a.jsonl.gz", gzip.compress(b"")),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0)),
     ],
 )
 def test_an_empty_set_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
