@@ -22,6 +22,7 @@ What becomes of the processes of those that stop is for `turns` to say.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,7 +106,7 @@ def decide(roles: Sequence[RoleView], nodes: Iterable[Node]) -> list[Decision]:
     stops = _finished(roles)
     for stop in stops:
         room.give(named[stop.role].at[stop.replica])
-    waiting = in_line(roles)
+    waiting = in_line(roles, stops)
     starts: list[Start] = []
     made_room: list[Stop] = []
     for role in waiting:
@@ -126,9 +127,11 @@ def decide(roles: Sequence[RoleView], nodes: Iterable[Node]) -> list[Decision]:
     return [*stops, *starts, *_load_ahead(roles, room), *drains]
 
 
-def in_line(roles: Iterable[RoleView]) -> list[RoleView]:
-    """The roles that have work and no replica, in the order in which they get one."""
-    waiting = [role for role in roles if role.ready and not role.replicas]
+def in_line(roles: Iterable[RoleView], stops: Sequence[Stop] = ()) -> list[RoleView]:
+    """The roles that have work and, after the stops, no replica, in the order in which they get
+    one. (The last replica of a role may have been drained for one that cannot start yet.)"""
+    going = Counter(stop.role for stop in stops)
+    waiting = [role for role in roles if role.ready and role.replicas == going[role.name]]
     return sorted(waiting, key=lambda role: (role.expected, -role.work))
 
 
