@@ -222,9 +222,13 @@ class ObjectFiles(Files):
 
     uri: str
     _segments: dict[str, int] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _writer: str = field(default_factory=secrets.token_hex, init=False, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "_segments": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _writer=secrets.token_hex())
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
@@ -287,13 +291,14 @@ class ObjectFiles(Files):
         return sorted(info.base_name for info in found if info.type == fs.FileType.File)
 
     def append(self, relative: str, data: bytes, *, sync: bool = True) -> None:
-        """A segment of its own each time; a PUT is durable with or without `sync`."""
+        """A segment of its own each time, also beside a writer that should be dead; a PUT is
+        durable with or without `sync`."""
         del sync
         if relative not in self._segments:
             names = self._segment_names(relative)
             self._segments[relative] = int(names[-1].split("-")[0]) + 1 if names else 0
         number = self._segments[relative]
-        self.write(f"{relative}{SEGMENTS}/{number:010d}", data)
+        self.write(f"{relative}{SEGMENTS}/{number:010d}-{self._writer[:8]}", data)
         self._segments[relative] = number + 1
 
     def appended(self, relative: str) -> bytes:
