@@ -343,7 +343,9 @@ class Cluster:
             return LoadFailed(replica.name, replica.owner, _cause(error), lost=not replica.fresh)
         except ray.exceptions.RayError as error:
             self._bury(replica)
-            return LoadFailed(replica.name, replica.owner, error, lost=True)
+            self._look()
+            gone = not self._nodes.has(replica.place)
+            return LoadFailed(replica.name, replica.owner, error, lost=True, gone=gone)
         replica.loaded = True
         self.pace(replica.owner).loaded(time.monotonic() - replica.since)
         return Loaded(replica.name, replica.owner, replica.fresh)

@@ -157,7 +157,7 @@ def settle(event: Event, board: Board, budget: Budget, store: Store, progress: P
         _take_back(event, board, store, progress)
     else:
         name = board.roles[event.owner].name
-        if not event.lost or board.load_lost(event.owner):
+        if not event.lost or (not event.gone and board.load_lost(event.owner)):
             board.set_aside(event.owner, _sentence(event.error))
         store.append_event("load_failed", role=name, error=_sentence(event.error))
         progress.say(f"{name} could not be loaded: {_sentence(event.error)}")

@@ -17,12 +17,14 @@ class Loaded(NamedTuple):
 
 
 class LoadFailed(NamedTuple):
-    """A replica's engine could not be loaded. `lost`: its process died, or was not a fresh one."""
+    """A replica's engine could not be loaded. `lost`: its process died, or was not a fresh one;
+    `gone`: its node is no more, which is no fault of the engine."""
 
     replica: str
     owner: str
     error: Exception
     lost: bool
+    gone: bool = False
 
 
 class Done(NamedTuple):

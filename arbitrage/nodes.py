@@ -75,6 +75,10 @@ class Nodes:
             found.append(Node(name, Slots(*amounts), whole))
         return found
 
+    def has(self, place: Place) -> bool:
+        """Whether all nodes of a place are alive."""
+        return all(share.node in self._whole for share in place)
+
     def empty(self) -> list[Node]:
         """Every node as it would be if nobody held anything."""
         return [Node(name, whole, whole) for name, whole in self._whole.items()]

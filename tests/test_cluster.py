@@ -140,6 +140,31 @@ def test_the_driver_prepares_who_waits_while_the_last_tasks_of_a_turn_are_done(
     assert set(started) == {CLERK}, "there is no place for an engine"
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_load_that_dies_with_its_node_is_no_fault_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    died = cluster_module.ray.exceptions.ActorUnschedulableError("the node is no more")
+
+    def get(_: Any) -> None:
+        raise died
+
+    alive = {"Alive": True, "NodeID": "other" if gone else "here", "Resources": {"CPU": 2.0}}
+    monkeypatch.setattr(cluster_module.ray, "get", get)
+    monkeypatch.setattr(cluster_module.ray, "kill", lambda _: None)
+    monkeypatch.setattr(cluster_module.ray, "nodes", lambda: [alive])
+    config = make_config(tmp_path, {"a": fake()})
+    cluster = Cluster(Desk(Store(tmp_path), config, resolve(config)))
+    place = (Share("here", Slots(cpus=1.0)),)
+    cluster._nodes.take(place)
+    replica = Replica("a/1", "owner", Slots(cpus=1.0), "handle", place=place)
+    cluster._replicas["a/1"] = replica
+    cluster._loading["ref"] = replica
+    event = cluster._settle("ref", replica)
+    assert event == LoadFailed("a/1", "owner", died, lost=True, gone=gone)
+    assert [node.name for node in cluster.nodes()] == [alive["NodeID"]]
+
+
 @pytest.mark.cluster
 def test_roles_that_take_turns_share_a_process(tmp_path: Path) -> None:
     """Answers take a while, so that each turn's last tasks are in flight when the next role is
