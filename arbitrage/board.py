@@ -32,7 +32,7 @@ FAILURES_IN_A_ROW = 20
 @dataclass
 class RoleWork:
     """One role's tasks. `held` could start, but the budget does not pay for them now. `rows` and
-    tokens count what was made in this session, `failures` wary deaths and tasks given up since a
+    tokens count what was made in this call, `failures` wary deaths and tasks given up since a
     task was finished. `told`: whether the user knows that it is set aside."""
 
     name: str
