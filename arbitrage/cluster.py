@@ -54,7 +54,7 @@ REFRESH_S = 5.0
 LOOK_S = 2.0
 """While nothing happens, whether any node lives is asked so often at most."""
 PULSE_S = 2.0
-"""Busy replicas are asked so often whether they still produce."""
+"""Busy replicas are asked at most so often whether they still produce."""
 
 
 class _Actor(Worker):
@@ -294,9 +294,9 @@ class Cluster:
             with contextlib.suppress(ray.exceptions.RayError):
                 self._watch.heard(name, ray.get(ref), now)
         silent = set(self._pulses.values())
-        for name, replica in self._replicas.items():
-            if replica.tasks and name not in silent:
-                self._pulses[replica.handle.pulse.remote()] = name
+        for name in self._watch.due(now):
+            if self._replicas[name].tasks and name not in silent:
+                self._pulses[self._replicas[name].handle.pulse.remote()] = name
         return [e for name in self._watch.hanging(now) for e in self._end(self._replicas[name])]
 
     def _end(self, replica: Replica) -> list[Event]:

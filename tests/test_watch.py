@@ -45,6 +45,17 @@ def test_who_tells_nothing_hangs_from_the_beginning_of_its_work() -> None:
     assert watch.hanging(999.0) == ["b"]
 
 
+def test_a_replica_is_asked_ten_times_within_its_limit() -> None:
+    watch = Watch()
+    watch.begin("a", 100, 0.0)
+    watch.begin("b", 10, 0.0)
+    asked = [watch.due(float(second)) for second in range(1, 21)]
+    assert sum("a" in names for names in asked) == 2
+    assert sum("b" in names for names in asked) == 20
+    watch.end("b")
+    assert watch.due(30.0) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
