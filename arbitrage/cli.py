@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from arbitrage import __version__, tables, tables_plan
@@ -25,6 +24,7 @@ from arbitrage.configfile import load
 from arbitrage.deadline import seconds_until
 from arbitrage.errors import ArbitrageError, Stopped, UsageError
 from arbitrage.files import has_scheme
+from arbitrage.terminal import AsJson, ConfigPath, Overrides, RunPath, err, out, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,19 +47,6 @@ app = typer.Typer(
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 END_S = 10.0
 """What the end of a run takes besides the answers in flight."""
-out = Console()
-err = Console(stderr=True)
-
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run's config.")]
-RunPath = Annotated[
-    str,
-    typer.Argument(metavar="RUN", help="A run directory or address, or the config that names it."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set one value: --set teachers.a.model=x"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
 
 def main() -> None:
@@ -263,18 +250,12 @@ def _probed(loaded: Loaded, count: int) -> dict[str, Figures]:
         return probe(loaded, count, progress, stop)
 
 
-def _run_of(place: str) -> str:
-    """The run that a config names, or the folder or address itself."""
-    is_config = not has_scheme(place) and Path(place).is_file()
-    return load(Path(place)).config.run if is_config else place
-
-
 @app.command()
 def status(place: RunPath, as_json: AsJson = False) -> None:
     """Say how far a run is, from its files alone, whether or not it is running."""
     from arbitrage import views
 
-    found = views.status(_run_of(place))
+    found = views.status(run_of(place))
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
     else:
@@ -292,7 +273,7 @@ def show(
     """Show a prompt with every candidate, its score and gates, best first."""
     from arbitrage import views
 
-    found = views.show(_run_of(place), prompt)
+    found = views.show(run_of(place), prompt)
     if as_json:
         print(json.dumps(asdict(found), indent=1, default=str))
     else:
@@ -313,7 +294,7 @@ def verify(
     from arbitrage.progress import counted
 
     with counted("shards read") as tell:
-        found = repair.examine(_run_of(place), tell, mend=mend)
+        found = repair.examine(run_of(place), tell, mend=mend)
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
     else:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from arbitrage.blocks import Block, incidental
+from arbitrage.choices import GatesConfig, RoutingConfig, SelectionConfig
 from arbitrage.errors import UsageError
 from arbitrage.files import refuse_secrets
 from arbitrage.languages import parse_tag
@@ -260,29 +261,6 @@ class PromptsConfig(Block):
     )
     max_chars: int = Field(100_000, ge=1, description="a longer prompt is quarantined")
     shard_size: int = Field(1024, ge=1, le=1_000_000, description="prompts per shard")
-
-
-class RoutingConfig(Block):
-    """Who answers what."""
-
-    router: Literal["all"] = "all"
-
-
-class GatesConfig(Block):
-    """Checks that a candidate must pass to be chosen. All are recorded, enforced or not."""
-
-    truncated: bool = Field(True, description="the engine ended the answer, not the model")
-    empty: bool = Field(True, description="no text but white space")
-
-    def enforced(self) -> tuple[str, ...]:
-        """Names of the gates that keep a candidate from being chosen."""
-        return tuple(name for name in type(self).model_fields if getattr(self, name))
-
-
-class SelectionConfig(Block):
-    """How one completion per prompt is chosen."""
-
-    rule: Literal["best"] = "best"
 
 
 class RunConfig(Block):

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 STORY = (
     ("errors", "records", "languages", "stats", "usage", "pulse"),
     ("identity", "blocks", "deadline", "files"),
-    ("options", "settings", "lock", "diary"),
+    ("options", "settings", "choices", "lock", "diary"),
     ("config",),
     ("components", "advice"),
     ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
@@ -36,7 +36,7 @@ STORY = (
     ("pipeline", "views", "preview", "verify"),
     ("repair", "garbage", "probe"),
     ("tables",),
-    ("tables_plan",),
+    ("tables_plan", "terminal"),
     ("cli",),
 )
 LAYERS = {module: layer for layer, modules in enumerate(STORY) for module in modules}
@@ -63,7 +63,7 @@ CATCH_ALL = {"engines.microbatch": 1, "engines.stepper": 3}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_MEDIAN_LINES = 10
-PRINTERS = ("cli", "progress")
+PRINTERS = ("cli", "progress", "terminal")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
