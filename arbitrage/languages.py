@@ -10,7 +10,7 @@ to one code; `contradicts` keeps silent when in doubt.
 import importlib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
@@ -34,6 +34,16 @@ MIN_BYTES: Final = 16
 CERTAIN_FAMILY: Final = 0.95
 # Within its own family the worst mistake reached 0.98 (Lingala for Swahili at 50 characters).
 CERTAIN_LANGUAGE: Final = 0.99
+
+# The lead of another language over the declared one, in nats of naive Bayes. Measured on 54,406
+# short sentences in 59 languages (Tatoeba), the MGSM questions and the answers of the micro-world:
+# of what is in its declared language 0.1% reach 12, in no language more than 0.6% but for Bosnian
+# (1.4%, as Serbian); of six words of another family's language 99.9% do, of a sibling's 97%.
+STRAY_CHARS: Final = 200
+STRAY_LEAD: Final = 12.0
+# "Nine, ten, eleven." is Dutch by 14.9.
+SHORT_CHARS: Final = 24
+SHORT_LEAD: Final = 15.0
 
 # BCP 47: language, extended languages, script, region, variants, extensions, private use.
 _TAG: Final = re.compile(
@@ -171,6 +181,48 @@ class Detector:
         found = _leader(shares)
         return found if _surely_not(expected, found, shares) else None
 
+    @staticmethod
+    def can_judge(text: str) -> bool:
+        """Whether a text has letters, and enough of it to be told from another language."""
+        return not _is_tiny(text) and any(map(str.isalpha, text))
+
+    def strays(self, texts: Sequence[str], declared: Sequence[str]) -> list[str | None]:
+        """The language that each text is surely in instead of the declared one, or None.
+
+        Less cautious than `contradicts`, which is for a prompt and what its author says of it: this
+        one is for what a model has written, line by line, siblings included.
+        """
+        openings = self._glancer.glance([text[:GLANCE_CHARS] for text in texts])
+        expected = [parse_tag(tag) for tag in declared]
+        doubted = [
+            place
+            for place, (label, code, text) in enumerate(zip(openings, expected, texts, strict=True))
+            if label and self._code_of.get(label) != code and code in self._reachable
+            if code and not _is_tiny(text)
+        ]
+        found: list[str | None] = [None] * len(texts)
+        if doubted:
+            leads = self._leads([texts[p] for p in doubted], [expected[p] for p in doubted])
+            for place, (code, lead) in zip(doubted, leads, strict=True):
+                short = len(texts[place]) < SHORT_CHARS
+                found[place] = code if lead >= (SHORT_LEAD if short else STRAY_LEAD) else None
+        return found
+
+    def _leads(
+        self, texts: Sequence[str], expected: Sequence[str | None]
+    ) -> list[tuple[str | None, float]]:
+        """The likeliest language of each text, and its lead over the expected one in nats."""
+        scores = self._glancer.scores([text[:STRAY_CHARS] for text in texts])
+        columns = [self._code_of[label] for label in self._glancer.labels]
+        places: dict[str | None, list[int]] = {}
+        for column, code in enumerate(columns):
+            places.setdefault(code, []).append(column)
+        found: list[tuple[str | None, float]] = []
+        for row, code in zip(scores, expected, strict=True):
+            best = int(row.argmax())
+            found.append((columns[best], float(row[best] - row[places[code]].max())))
+        return found
+
     def _shares(self, text: str) -> dict[str | None, float]:
         """Probability of every language, its variants added up; empty if there are no letters."""
         opening = text.lstrip()[:LOOK_CHARS]
@@ -196,17 +248,37 @@ class _Glancer:
         self._feature = np.asarray(identifier.tk_output, dtype=np.int32)
         self._weights = identifier.nb_ptc
         self._priors = identifier.nb_pc
-        self._labels = identifier.nb_classes
+        self.labels = identifier.nb_classes
         self._twins = identifier._alias_pairs
 
     def glance(self, texts: Sequence[str]) -> list[str]:
         """A label per text; the empty string where it shows nothing of any language."""
         found: list[str] = []
-        for start in range(0, len(texts), GLANCE_CHUNK):
-            found += self._chunk([self._encode(t) for t in texts[start : start + GLANCE_CHUNK]])
+        for some, scores in self._chunks(texts):
+            labels = [""] * len(some)
+            told = np.flatnonzero(some)
+            if len(told):
+                winners = self._winners(scores).tolist()
+                for text, winner in zip(told.tolist(), winners, strict=True):
+                    labels[text] = self.labels[winner]
+            found += labels
         return found
 
-    def _chunk(self, texts: list[bytes]) -> list[str]:
+    def scores(self, texts: Sequence[str]) -> Any:
+        """(texts, labels) the naive Bayes score of each, in nats; zeros where nothing shows."""
+        found = np.zeros((len(texts), len(self.labels)), np.float32)
+        start = 0
+        for some, scores in self._chunks(texts):
+            found[start + np.flatnonzero(some)] = scores + self._priors
+            start += len(some)
+        return found
+
+    def _chunks(self, texts: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+        """Chunk by chunk: which texts show anything, and the scores of those, without priors."""
+        for start in range(0, len(texts), GLANCE_CHUNK):
+            yield self._chunk([self._encode(t) for t in texts[start : start + GLANCE_CHUNK]])
+
+    def _chunk(self, texts: list[bytes]) -> tuple[Any, Any]:
         features = self._walk(texts)
         features.sort(axis=1)
         valid = features >= 0
@@ -216,15 +288,14 @@ class _Glancer:
         places = np.flatnonzero(first[valid])
         counts = np.diff(np.append(places, len(kept)))
         per_text = first.sum(axis=1)
-        labels = [""] * len(texts)
-        some = np.flatnonzero(per_text)
-        if len(some):
-            weights = np.log1p(counts).astype(np.float32)[:, None]
-            starts = np.concatenate([[0], np.cumsum(per_text[some])[:-1]])
-            scores = np.add.reduceat(self._weights[kept[places]] * weights, starts, axis=0)
-            for text, winner in zip(some.tolist(), self._winners(scores).tolist(), strict=True):
-                labels[text] = self._labels[winner]
-        return labels
+        some = per_text > 0
+        if not some.any():
+            return some, np.zeros((0, len(self.labels)), np.float32)
+        weights = np.log1p(counts).astype(np.float32)[:, None]
+        starts = np.concatenate([[0], np.cumsum(per_text[some])[:-1]])
+        rows = self._weights[kept[places]]
+        rows *= weights
+        return some, np.add.reduceat(rows, starts, axis=0)
 
     def _walk(self, texts: list[bytes]) -> Any:
         """(texts, longest) the feature that the automaton shows after each byte, or -1."""
@@ -256,7 +327,8 @@ def _leader(shares: Mapping[str | None, float]) -> Detection:
 
 
 def _is_tiny(text: str) -> bool:
-    return len(text.strip()[:MIN_BYTES].encode("utf-8", "surrogatepass")) < MIN_BYTES
+    opening = text.strip()[:MIN_BYTES]
+    return len(opening) < MIN_BYTES and len(opening.encode("utf-8", "surrogatepass")) < MIN_BYTES
 
 
 def _surely_not(expected: str, found: Detection, shares: Mapping[str | None, float]) -> bool:

@@ -246,6 +246,46 @@ def _mgsm() -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.parametrize("code", REQUIRED)
+def test_a_sentence_strays_from_every_other_language(detector: Detector, code: str) -> None:
+    found = detector.strays([SENTENCES[code]] * len(REQUIRED), REQUIRED)
+    assert dict(zip(REQUIRED, found, strict=True)) == {
+        other: None if other == code else code for other in REQUIRED
+    }
+
+
+def test_a_stray_text_leads_by_the_difference_of_two_scores(detector: Detector) -> None:
+    for expected in ("nl", "sv", "pt"):
+        for text in (
+            SENTENCES["de"],
+            SENTENCES["es"],
+            "de groene auto",
+            "Nine plus ten is nineteen.",
+        ):
+            plain = detector._identifier
+            raw = dict(zip(plain.nb_classes, plain._raw_score(plain._encode(text)), strict=False))
+            best = max(raw, key=raw.__getitem__)
+            ((code, lead),) = detector._leads([text], [expected])
+            assert code == parse_tag(best)
+            assert lead == pytest.approx(raw[best] - raw[expected], abs=1e-3)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "12 + 13 = 25, 25 + 25", "OK", "\U0001f600 " * 20])
+def test_what_shows_no_language_does_not_stray(detector: Detector, text: str) -> None:
+    assert detector.strays([text] * len(table()), list(table())) == [None] * len(table())
+
+
+def test_no_mgsm_question_strays_and_nearly_all_do_from_another_language(
+    detector: Detector,
+) -> None:
+    questions = _mgsm()
+    found = detector.strays([text for _, text in questions], [code for code, _ in questions])
+    assert [code for code in found if code] == []
+    codes = sorted({code for code, _ in questions})
+    others = [codes[(codes.index(code) + 1) % len(codes)] for code, _ in questions]
+    assert sum(map(bool, detector.strays([text for _, text in questions], others))) == 2750
+
+
 def test_a_glance_names_what_py3langid_names(detector: Detector) -> None:
     texts = [*SENTENCES.values(), "", "12 + 3", "OK", "\u4f60\u597d", "x" * 500, "\udcff"]
     cut = [text[:size] for text in texts for size in (8, 16, 40, 400)]
