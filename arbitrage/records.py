@@ -100,12 +100,33 @@ SCORES = pa.schema(
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("score", pa.float64()),
-        pa.field("gates", pa.list_(pa.string()), nullable=False),
         pa.field("error", pa.string()),
     ]
 )
-"""One row per candidate, in the candidates' order. `score` is null where `error` is set, never 0.
-`gates` names every gate that the candidate fails, enforced or not."""
+"""One row per candidate, in the candidates' order. `score` is null where `error` is set, never 0;
+and where the Arbiter is not asked in the prompt's language, without an error."""
+
+GATES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("truncated", pa.bool_()),
+        pa.field("empty", pa.bool_()),
+        pa.field("repetition", pa.float64()),
+        pa.field("refusal", pa.bool_()),
+        pa.field("instruction", pa.bool_()),
+        pa.field("words", pa.int32()),
+        pa.field("foreign_words", pa.int32()),
+        pa.field("foreign_letters", pa.int32()),
+        pa.field("lines", pa.int32()),
+        pa.field("wrong_lines", pa.list_(pa.string())),
+    ]
+)
+"""One row per candidate, in the candidates' order: what the gates go by, without thresholds. All
+facts are null where the candidate has no completion. `repetition` is the share of the words that
+repeat what stands right before them; `foreign_*` count stretches and letters of a script that
+neither the language nor the prompt has; `lines` are those long enough to be judged, and
+`wrong_lines` has the code of the language of each that is surely not the prompt's."""
 
 CANDIDATE_SUMMARY = pa.struct(
     [
@@ -115,8 +136,15 @@ CANDIDATE_SUMMARY = pa.struct(
         ("reward", pa.float64()),
         ("gates", pa.list_(pa.string())),
         ("error", pa.string()),
+        ("chars", pa.int32()),
+        ("duplicate", pa.bool_()),
+        ("same_as", pa.int32()),
     ]
 )
+"""One candidate of a prompt. `reward` is the number that candidates were compared by. `chars` is
+the completion's length, null without one; `duplicate`: an identical one stands before it; `same_as`
+is the place in the list, from 0, of the first that is identical, its own where it is no duplicate.
+Older files lack the last three."""
 
 SELECTED = pa.schema(
     [
@@ -132,6 +160,10 @@ SELECTED = pa.schema(
         pa.field("revision", pa.string()),
         pa.field("reward", pa.float64(), nullable=False),
         pa.field("margin", pa.float64()),
+        pa.field("rank", pa.int32()),
+        pa.field("rejected", pa.string()),
+        pa.field("rejected_teacher", pa.string()),
+        pa.field("rejected_reward", pa.float64()),
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
@@ -146,10 +178,13 @@ SELECTED = pa.schema(
         pa.field("run_fingerprint", pa.string(), nullable=False),
     ]
 )
-"""One row per prompt that has an answer. `messages` ends with the chosen answer. `margin` is the
-reward's distance to the next best candidate that could have been chosen, null if there is none.
-`candidates` lists every candidate, best first, those that could not be chosen last. `reasoning` is
-the chosen answer's and stands in no message; `completion_tokens` counts it. Older files lack it."""
+"""One row per prompt that has an answer, of `top_k` up to k: `rank` counts them, 1 is the best.
+`messages` ends with the chosen answer. `reward` is the number that was compared, of several
+Arbiters the combined one. `margin` is its distance to the next best candidate with another text
+that could have been chosen, null if there is none or the Arbiter is not trusted. `rejected` is, of
+`pairs`, the answer with the lowest reward, with its teacher and reward. `candidates` lists every
+candidate, best first, those that could not be chosen last. `reasoning` is the chosen answer's and
+stands in no message; `completion_tokens` counts it. Older files lack it, rank and rejected."""
 
 QUARANTINE = pa.schema(
     [
@@ -170,17 +205,21 @@ SCHEMAS = {
     "prompts": PROMPTS,
     "routes": ROUTES,
     "candidates": CANDIDATES,
+    "gates": GATES,
     "scores": SCORES,
     "selected": SELECTED,
     "quarantine": QUARANTINE,
 }
+
+RETIRED = {"scores": ("gates",)}
+"""Columns that files of earlier versions had, and what they told is told elsewhere now."""
 
 REPEATING = frozenset(
     {
         *("role", "language", "language_source", "source", "teachers", "sampling"),
         *("finish_reason", "gates", "family", "teacher", "model", "revision", "stage", "reason"),
         *("teacher_fingerprint", "arbiter_fingerprint", "selector_fingerprint"),
-        *("run_fingerprint", "error"),
+        *("run_fingerprint", "error", "wrong_lines", "rank", "rejected_teacher", "same_as"),
     }
 )
 """Columns (leaf names) whose values repeat: these alone are worth a Parquet dictionary."""
