@@ -56,6 +56,10 @@ class ItemError(ArbitrageError):
     """One prompt could not be answered, or one candidate not be scored; the others can."""
 
 
+class OverWindowError(ItemError):
+    """A text is longer than the model's window."""
+
+
 class StageError(ArbitrageError):
     """A stage would publish rows that do not match what it was given."""
 

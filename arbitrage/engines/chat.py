@@ -1,7 +1,7 @@
 """From a conversation to tokens, by a model's own tokenizer and chat template.
 
 Every engine that holds a tokenizer shares this, so that the same prompt is the same tokens in all
-of them. Nothing is ever cut to fit.
+of them. Nothing is ever cut to fit. What a turn says is never read as a control token: `fence`.
 
     Chat(AutoTokenizer.from_pretrained(name), name).encode(messages, None, answer_next=True)
 """
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 
+from arbitrage.engines.fence import Fence
 from arbitrage.engines.reasoning import Parts, opens, parted
-from arbitrage.errors import EngineError, ItemError
+from arbitrage.errors import EngineError, ItemError, OverWindowError
 from arbitrage.records import Completion
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Chat:
         self.tokenizer = tokenizer
         self._name = name
         self._reasoning = reasoning
+        self._fences: dict[str | None, Fence] = {}
         if reasoning is not None:
             self._markers = [*map(self._marker, (reasoning.start, reasoning.end), _STAND_INS)]
 
@@ -70,7 +72,8 @@ class Chat:
     ) -> list[int]:
         """The conversation's tokens; the template alone says which special ones are in it.
 
-        Raises ItemError where the template refuses, EngineError where it is no template.
+        Without an answer next, the last turn is an answer that is scored. Raises ItemError where
+        the template refuses, EngineError where it is no template.
         """
         return self._encode(messages, template, answer_next=answer_next)[1]
 
@@ -95,21 +98,33 @@ class Chat:
         self, messages: Sequence[Message], template: str | None, *, answer_next: bool
     ) -> tuple[str, list[int]]:
         """A conversation as the template writes it, and as tokens."""
-        try:
+
+        fence = self._fence(template)
+
+        def render(turns: Sequence[Message]) -> str:
             text: str = self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=answer_next,
+                turns, chat_template=template, tokenize=False, add_generation_prompt=answer_next
             )
-            tokens: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return text
+
+        try:
+            parts = fence.parts(messages, render, answered=not answer_next)
+            encoded = self.tokenizer(parts, add_special_tokens=False)["input_ids"]
         except jinja2.TemplateSyntaxError as error:
             raise EngineError(f"the chat template of {self._name} is no Jinja: {error}") from error
         except Exception as error:  # a template raises whatever it likes
             raise ItemError(f"the chat template refuses the conversation: {error}") from error
+        tokens = [token for part in encoded for token in part]
         if not tokens:
             raise ItemError("the chat template makes nothing of the conversation")
-        return text, tokens
+        return "".join(parts), tokens
+
+    def _fence(self, template: str | None) -> Fence:
+        if template not in self._fences:
+            source = template or str(self.tokenizer.chat_template)
+            markers = (self._reasoning.start, self._reasoning.end) if self._reasoning else ()
+            self._fences[template] = Fence(self.tokenizer, source, markers)
+        return self._fences[template]
 
     def encode_answered(
         self, prompt: Prompt, completion: str, template: str | None, window: int | None
@@ -163,9 +178,9 @@ class Chat:
 
 
 def require_room(tokens: int, window: int | None, what: str) -> None:
-    """Raises ItemError where the window is too small."""
+    """Raises OverWindowError where the window is too small."""
     if window is not None and tokens > window:
-        raise ItemError(f"{what} are more than the window of {window} tokens")
+        raise OverWindowError(f"{what} are more than the window of {window} tokens")
 
 
 def token_ids(value: int | Sequence[int] | None) -> set[int]:
