@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from arbitrage.blocks import Block, incidental
 from arbitrage.identity import canonical
+from arbitrage.sourcecode import IMPORT_PATH
 
 
 class EngineOptions(Block):
@@ -354,10 +355,41 @@ class VllmOptions(EngineOptions):
         return {k: v for k, v in (found | {"engine_args": kept}).items() if v != {}}
 
 
+class RuleOptions(EngineOptions):
+    """A Python function as Arbiter; its source counts too, see `engines.rule`."""
+
+    function: str = Field(description="package.module:name, found on PYTHONPATH")
+    arguments: dict[str, JsonValue] = Field({}, description="given to the function by name")
+
+    @field_validator("function")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        if not IMPORT_PATH.fullmatch(value):
+            raise ValueError(f"should look like package.module:name (it is {value!r:.60})")
+        return value
+
+    @field_validator("arguments")
+    @classmethod
+    def _plain(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        canonical(value)
+        return value
+
+    def check_teacher(self, teacher: Any) -> None:
+        """A rule never answers."""
+        raise ValueError("engine 'rule' judges answers and gives none; only the Arbiter can be one")
+
+    def check_arbiter(self, arbiter: Any) -> None:
+        """There is no model behind it."""
+        for name in ("model", "revision", "trust_remote_code", "chat_template"):
+            if getattr(arbiter, name):
+                raise ValueError(f"{name!r} means nothing to engine 'rule'; drop it")
+
+
 OPTIONS: dict[str, type[Block]] = {
     "fake": FakeOptions,
     "transformers": TransformersOptions,
     "endpoint": EndpointOptions,
     "vllm": VllmOptions,
+    "rule": RuleOptions,
 }
 """Engine name to its options; `arbitrage.engines.ENGINES` has the same keys."""

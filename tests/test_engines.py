@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from arbitrage.components import Components, resolve
+from arbitrage.components import Components
 from arbitrage.config import RunConfig
 from arbitrage.engines import ENGINES, build_generator, build_scorer, require
 from arbitrage.errors import ItemError, UsageError
 from arbitrage.options import OPTIONS
 from arbitrage.records import Prompt
+from arbitrage.resolve import resolve
 
 PROMPT = Prompt("0" * 32, "de", [{"role": "user", "content": "eins zwei drei vier"}])
 

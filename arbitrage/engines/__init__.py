@@ -90,6 +90,7 @@ ENGINES: dict[str, Entry] = {
     "transformers": Entry("arbitrage.engines.transformers", ("torch", "transformers"), "hf", 1.0),
     "endpoint": Entry("arbitrage.engines.endpoint", (), "", 0.25),
     "vllm": Entry("arbitrage.engines.vllm", ("vllm",), "vllm", 2.0),
+    "rule": Entry("arbitrage.engines.rule", (), "", 1.0),
 }
 
 REPLICA_LIBRARIES = ("ray", "pyarrow", "pydantic", "numpy", "jinja2")
