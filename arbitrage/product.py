@@ -1,144 +1,88 @@
-"""Builds the product of one shard: the best completion per prompt, and what was lost and why.
+"""Builds the product of one shard: the chosen completions per prompt, and what was lost and why.
 
-Pure Arrow and numpy: tables in, tables out. Invariants: rows selected + rows quarantined = prompts;
-every candidate of a prompt stands in its `candidates` list.
+Pure Arrow and numpy: tables in, tables out. Invariants: distinct prompts selected + rows
+quarantined = prompts; every candidate of a prompt stands in its `candidates` list.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from arbitrage.columns import numbers, table_of, with_answers
 from arbitrage.errors import StageError
-from arbitrage.records import CANDIDATE_SUMMARY, MESSAGES, QUARANTINE, RAW_CHARS, SELECTED
-from arbitrage.selection import SELECTORS, Choice, Field
+from arbitrage.lineup import Choosing, Lineup, Part, lined_up
+from arbitrage.records import CANDIDATE_SUMMARY, QUARANTINE, RAW_CHARS, SELECTED
+from arbitrage.selection import NOBODY, REASONS, Choice, choose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from arbitrage.components import Components, Teacher
+    from arbitrage.components import Components
+    from arbitrage.quotas import Tally
+
+__all__ = ["Built", "Choosing", "Part", "build"]
 
 
-class Part(NamedTuple):
-    """One teacher's candidates of a shard with their scores, row by row."""
+class Built(NamedTuple):
+    """The SELECTED and QUARANTINE tables of a shard, and what was taken up to here."""
 
-    teacher: Teacher
-    candidates: pa.Table
-    scores: pa.Table
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """All candidates of a shard in one table, in the order of the arrays of `field`."""
-
-    table: pa.Table
-    field: Field
-    enforced: NDArray[np.bool_]
+    selected: pa.Table
+    lost: pa.Table
+    tally: Tally
 
 
 def build(
-    prompts: pa.Table, parts: list[Part], components: Components, enforced: tuple[str, ...]
-) -> tuple[pa.Table, pa.Table]:
-    """The SELECTED and QUARANTINE tables of one shard."""
-    pool = _pool(prompts, parts, enforced)
-    choice = SELECTORS[components.selector.name](pool.field)
-    selected = _selected(prompts, parts, components, pool, choice)
-    lost = _lost(prompts, pool, choice, components.covered)
-    if selected.num_rows + lost.num_rows != prompts.num_rows:
+    prompts: pa.Table,
+    parts: list[Part],
+    components: Components,
+    choosing: Choosing,
+    earlier: Tally | None = None,
+) -> Built:
+    """The product of one shard; `earlier` is the tally of the shards before it, where that counts.
+
+    Raises StageError where the parts do not belong together.
+    """
+    lineup = lined_up(prompts, parts, choosing)
+    choice = choose(lineup.field, choosing.selection, earlier)
+    selected = _selected(prompts, parts, components, lineup, choice)
+    lost = _lost(prompts, lineup, choice, components.covered)
+    having = pc.count_distinct(selected["prompt_id"]).as_py()
+    if having + lost.num_rows != prompts.num_rows:
         raise StageError(
-            f"{selected.num_rows} selected and {lost.num_rows} lost do not make "
-            f"{prompts.num_rows} prompts"
+            f"{having} selected and {lost.num_rows} lost do not make {prompts.num_rows} prompts"
         )
-    return selected, lost
-
-
-def _pool(prompts: pa.Table, parts: list[Part], enforced: tuple[str, ...]) -> _Pool:
-    ids = prompts["prompt_id"].combine_chunks()
-    tables = [_joined(part, index) for index, part in enumerate(parts)]
-    table = pa.concat_tables(tables).combine_chunks() if tables else _joined_schema().empty_table()
-    place = pc.index_in(table["prompt_id"], value_set=ids)
-    if place.null_count:
-        raise StageError("there are candidates for prompts that the shard does not have")
-    score = table["score"].combine_chunks().to_numpy(zero_copy_only=False).astype(np.float64)
-    stopped = _fails_enforced(table["gates"].combine_chunks(), enforced)
-    sound = pc.is_null(table["error"]).to_numpy(zero_copy_only=False)
-    field = Field(
-        ids.to_pylist(),
-        [part.teacher.fingerprint for part in parts],
-        _numbers(place),
-        _numbers(table["owner"]),
-        _numbers(table["sample"]),
-        score,
-        ~np.isnan(score) & ~stopped & sound,
-    )
-    return _Pool(table, field, stopped)
-
-
-def _joined(part: Part, index: int) -> pa.Table:
-    """Candidates and scores side by side; they must be about the same rows."""
-    for column in ("prompt_id", "sample"):
-        if not part.candidates[column].equals(part.scores[column]):
-            raise StageError(f"scores of {part.teacher.name} are not those of its candidates")
-    table = part.candidates
-    for column in ("score", "gates"):
-        table = table.append_column(column, part.scores[column])
-    error = pc.coalesce(part.candidates["error"], part.scores["error"])
-    table = table.set_column(table.schema.get_field_index("error"), "error", error)
-    table = table.append_column(
-        "teacher", pa.array([part.teacher.name] * table.num_rows, pa.string())
-    )
-    return table.append_column("owner", pa.array(np.full(table.num_rows, index, np.int64)))
-
-
-def _joined_schema() -> pa.Schema:
-    return pa.schema(
-        [
-            ("prompt_id", pa.string()),
-            ("sample", pa.int32()),
-            ("score", pa.float64()),
-            ("gates", pa.list_(pa.string())),
-            ("owner", pa.int64()),
-            ("error", pa.string()),
-        ]
-    )
-
-
-def _numbers(column: Any) -> NDArray[np.int64]:
-    chunk = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    numbers: NDArray[np.int64] = chunk.to_numpy(zero_copy_only=False).astype(np.int64)
-    return numbers
-
-
-def _fails_enforced(gates: pa.ListArray, enforced: tuple[str, ...]) -> NDArray[np.bool_]:
-    """Per candidate: whether one of the gates that it fails is enforced."""
-    fails = np.zeros(len(gates), dtype=bool)
-    hits = pc.is_in(gates.flatten(), value_set=pa.array(enforced, pa.string()))
-    fails[pc.list_parent_indices(gates).to_numpy()[hits.to_numpy(zero_copy_only=False)]] = True
-    return fails
+    return Built(selected, lost, choice.tally)
 
 
 def _selected(
-    prompts: pa.Table, parts: list[Part], components: Components, pool: _Pool, choice: Choice
+    prompts: pa.Table, parts: list[Part], components: Components, lineup: Lineup, choice: Choice
 ) -> pa.Table:
-    rows = np.flatnonzero(choice.chosen)
-    if not len(rows):
+    if not len(choice.candidate):
         return SELECTED.empty_table()
-    winners = choice.order[choice.starts[:-1][rows]]
-    asked = prompts.take(pa.array(rows))
-    won = pool.table.take(pa.array(winners))
-    owners = pool.field.teacher[winners]
+    rows = pa.array(choice.prompt)
+    asked = prompts.take(rows)
+    won = lineup.table.take(pa.array(choice.candidate))
+    owners = lineup.field.teacher[choice.candidate]
     columns: dict[str, Any] = {
-        "messages": _with_answers(asked["messages"].combine_chunks(), won["completion"]),
+        "messages": with_answers(asked["messages"].combine_chunks(), won["completion"]),
         "family": [components.families[code] for code in asked["language"].to_pylist()],
         "reward": won["score"],
-        "margin": pa.array(choice.margin[rows], from_pandas=True),
-        "candidates": _summaries(parts, pool, choice).take(pa.array(rows)),
-        "sampling": _samplings(parts, owners, _numbers(won["sampling"])),
+        "margin": pa.array(choice.ranking.margin[choice.candidate], from_pandas=True),
+        "rank": pa.array(choice.place, pa.int32()),
+        "candidates": _summaries(parts, lineup, choice).take(rows),
+        "sampling": _samplings(parts, owners, numbers(won["sampling"])),
+    }
+    no = choice.rejected == NOBODY
+    rejected = lineup.table.take(pa.array(choice.rejected, mask=no))
+    columns |= {
+        "rejected": rejected["completion"],
+        "rejected_teacher": rejected["teacher"],
+        "rejected_reward": rejected["score"],
     }
     for name in ("prompt_id", "user_id", "language", "extra"):
         columns[name] = asked[name]
@@ -147,7 +91,7 @@ def _selected(
     for name in ("finish_reason", "prompt_tokens", "completion_tokens"):
         columns[name] = won[name]
     columns.update(_names(parts, owners, components))
-    return _table(columns, SELECTED)
+    return table_of(columns, SELECTED)
 
 
 def _names(parts: list[Part], owners: NDArray[np.int64], components: Components) -> dict[str, Any]:
@@ -183,49 +127,39 @@ def _samplings(parts: list[Part], owners: Any, groups: Any) -> list[str]:
     ]
 
 
-def _with_answers(messages: pa.ListArray, answers: pa.ChunkedArray) -> pa.ListArray:
-    """Each conversation with the chosen answer as its last turn."""
-    count = len(messages)
-    turns = messages.flatten()
-    lengths = messages.value_lengths().to_numpy().astype(np.int64)
-    ends = np.cumsum(lengths)
-    source = np.insert(np.arange(len(turns)), ends, len(turns) + np.arange(count))
-    said = pa.StructArray.from_arrays(
-        [pa.array(["assistant"] * count, pa.string()), answers.combine_chunks()],
-        fields=list(MESSAGES.value_type),
-    )
-    offsets = np.concatenate([[0], np.cumsum(lengths + 1)])
-    joined = pa.concat_arrays([turns, said]).take(pa.array(source))
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), joined, type=MESSAGES)
-
-
-def _summaries(parts: list[Part], pool: _Pool, choice: Choice) -> pa.ListArray:
+def _summaries(parts: list[Part], lineup: Lineup, choice: Choice) -> pa.ListArray:
     """For every prompt all its candidates, best first."""
-    order = pa.array(choice.order)
-    owners = pa.array(pool.field.teacher).take(order)
-    table = pool.table.select(["sample", "score", "gates", "error"]).take(order)
+    ranking, field = choice.ranking, lineup.field
+    order = pa.array(ranking.order)
+    first = ranking.starts[field.prompt[ranking.order]]
+    place = np.empty(len(first), np.int64)
+    place[ranking.order] = np.arange(len(first)) - first
+    same = place[ranking.same_as[ranking.order]]
+    owners = pa.array(field.teacher).take(order)
+    told = ("sample", "score", "gates", "error", "chars")
+    table = lineup.table.select(told).take(order)
     names = pa.array([part.teacher.name for part in parts], pa.string())
     prints = pa.array([part.teacher.fingerprint for part in parts], pa.string())
     values = pa.StructArray.from_arrays(
         [
             names.take(owners),
             prints.take(owners),
-            *(table[name].combine_chunks() for name in ("sample", "score", "gates", "error")),
+            *(table[name].combine_chunks() for name in told),
+            pa.array(ranking.same_as[ranking.order] != ranking.order),
+            pa.array(same, pa.int32()),
         ],
         fields=list(CANDIDATE_SUMMARY),
     )
     return pa.ListArray.from_arrays(
-        pa.array(choice.starts, pa.int32()), values, type=pa.list_(CANDIDATE_SUMMARY)
+        pa.array(ranking.starts, pa.int32()), values, type=pa.list_(CANDIDATE_SUMMARY)
     )
 
 
-def _lost(prompts: pa.Table, pool: _Pool, choice: Choice, covered: frozenset[str]) -> pa.Table:
-    rows = np.flatnonzero(~choice.chosen)
-    asked = prompts.take(pa.array(rows)).to_pylist() if len(rows) else []
-    told = [
-        _why(pool, choice, int(row), covered=prompt["language"] in covered)
-        for row, prompt in zip(rows, asked, strict=True)
-    ]
+def _lost(prompts: pa.Table, lineup: Lineup, choice: Choice, covered: frozenset[str]) -> pa.Table:
+    rows = np.flatnonzero(choice.reason)
+    columns = ["messages", "prompt_id", "language", "source", "line"]
+    asked = prompts.select(columns).take(pa.array(rows)).to_pylist() if len(rows) else []
+    told = _whys(lineup, choice, rows, [prompt["language"] in covered for prompt in asked])
     lost = [
         {
             "stage": "select",
@@ -239,33 +173,51 @@ def _lost(prompts: pa.Table, pool: _Pool, choice: Choice, covered: frozenset[str
     return pa.Table.from_pylist(lost, QUARANTINE)
 
 
-NOBODY = {
+NOTHING_OPEN = {
+    "no_pair": "it has no two different answers of which one was scored higher",
+    "below_threshold": "no answer reaches the least reward or margin of its language",
+    "over_quota": "its language has its quota of prompts",
+    "over_teacher_share": "every teacher that answered it has its share of its language",
+}
+"""Why a prompt that has an eligible candidate was left out."""
+
+NOBODY_ASKED = {
     False: ("no_teacher", "no teacher of the pool covers its language"),
     True: ("set_aside", "its teachers were set aside; the next run takes them up again"),
 }
 """Why there is no candidate, by whether a teacher covers the language."""
 
 
-def _why(pool: _Pool, choice: Choice, row: int, *, covered: bool) -> tuple[str, str]:
-    """Reason and detail for a prompt without an eligible candidate."""
-    mine = choice.order[choice.starts[row] : choice.starts[row + 1]]
-    if not len(mine):
-        return NOBODY[covered]
-    names: list[str] = []
-    for candidate in pool.table.take(pa.array(mine)).to_pylist():
-        problem = candidate["error"] or ", ".join(candidate["gates"]) or "not chosen"
-        names.append(f"{candidate['teacher']} #{candidate['sample']}: {problem}")
-    gated = bool(pool.enforced[mine].any())
-    errors = bool(np.isnan(pool.field.score[mine]).any())
-    reason = "gates_and_errors" if gated and errors else "gates" if gated else "errors"
-    return reason, "; ".join(names)
+def _whys(
+    lineup: Lineup, choice: Choice, rows: NDArray[np.int64], covered: list[bool]
+) -> list[tuple[str, str]]:
+    """Reason and detail for every prompt of which nothing was taken."""
+    found = [(reason := REASONS[n], NOTHING_OPEN.get(reason, "")) for n in choice.reason[rows]]
+    unusable = [place for place, (_, detail) in enumerate(found) if not detail]
+    starts, order = choice.ranking.starts, choice.ranking.order
+    mine = [order[starts[row] : starts[row + 1]] for row in rows[unusable]]
+    problems = _problems(lineup, np.concatenate(mine)) if mine else []
+    end = 0
+    for place, candidates in zip(unusable, mine, strict=True):
+        start, end = end, end + len(candidates)
+        if start == end:
+            found[place] = NOBODY_ASKED[covered[place]]
+            continue
+        gated = bool(lineup.enforced[candidates].any())
+        errors = bool(np.isnan(lineup.field.score[candidates]).any())
+        reason = "gates_and_errors" if gated and errors else "gates" if gated else "errors"
+        found[place] = (reason, "; ".join(problems[start:end]))
+    return found
 
 
-def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
-    arrays = []
-    for column in schema:
-        values = columns[column.name]
-        if isinstance(values, pa.ChunkedArray):
-            values = values.combine_chunks()
-        arrays.append(values if isinstance(values, pa.Array) else pa.array(values, column.type))
-    return pa.Table.from_arrays(arrays, schema=schema)
+def _problems(lineup: Lineup, candidates: NDArray[np.int64]) -> list[str]:
+    """What kept each of these candidates from being chosen."""
+    columns = ["teacher", "sample", "error", "gates"]
+    if not len(candidates):
+        return []
+    table = lineup.table.select(columns).take(pa.array(candidates))
+    told = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    return [
+        f"{teacher} #{sample}: {error or ', '.join(gates) or 'not chosen'}"
+        for teacher, sample, error, gates in told
+    ]

@@ -1,60 +1,28 @@
-"""What a run holds: who won where, what it gained, and the ledger. Reads files only.
-
-The gain of a language is paired: per prompt, the chosen reward minus the best reward of one teacher
-alone, against the teacher that is best there by itself. So it is zero when one teacher would do.
-"""
+"""What a run holds: who won where, what it gained, and the ledger. Reads files only."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from arbitrage import baselines
 from arbitrage.plan import paid, quarantine_of
 from arbitrage.prompts import MEMO
-from arbitrage.stats import Moments
+from arbitrage.results import LanguageResult, Results, told_beside
 from arbitrage.usage import Usage, total_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from arbitrage.components import Components
     from arbitrage.plan import Planner, Task
     from arbitrage.store import Store
 
-COLUMNS = ["language", "teacher_fingerprint", "reward", "candidates"]
-
-
-@dataclass
-class TeacherResult:
-    """One teacher in one language: prompts won, its own best rewards, and what choosing adds."""
-
-    wins: int = 0
-    alone: Moments = field(default_factory=Moments)
-    gain: Moments = field(default_factory=Moments)
-
-
-@dataclass
-class LanguageResult:
-    """One language of the product, by teacher name."""
-
-    language: str
-    family: str
-    prompts: int = 0
-    reward: Moments = field(default_factory=Moments)
-    teachers: dict[str, TeacherResult] = field(default_factory=dict)
-
-    @property
-    def best_alone(self) -> str | None:
-        """The teacher with the highest mean reward by itself."""
-        answered = [name for name, result in self.teachers.items() if result.alone.count]
-        return max(answered, key=lambda name: (self.teachers[name].alone.mean, name), default=None)
+LIMITED = ("below_threshold", "over_quota", "over_teacher_share", "no_pair")
+"""Reasons for which prompts with usable answers are left out."""
 
 
 @dataclass
@@ -128,10 +96,12 @@ class Summary:
                     }
                     for name, r in row.teachers.items()
                 },
+                "fixed": row.fixed,
+                **told_beside([row]),
             }
             for row in self.languages
         ]
-        return {**asdict(self), "languages": rows}
+        return {**asdict(self), "languages": rows, **told_beside(self.languages)}
 
 
 def _number(value: float) -> float | None:
@@ -150,23 +120,24 @@ def of_run(
     limits: Mapping[str, float] | None = None,
 ) -> Summary:
     """Sums up the current product, shard by shard, and what the whole run directory has spent."""
-    tables = _Tables(components, set(store_gates(store)))
+    results = Results(components, set(store_gates(store)))
     folder = planner.folder_of(components.selector)
     files = sorted(path for path in planner.listing.files if path.startswith(f"{folder}/"))
     for path in files:
-        tables.add(store.read(path, columns=COLUMNS).table)
+        results.add(store.read(path, columns=baselines.COLUMNS).table)
+    results.settle()
     usages = paid(store, planner.listing)
     ledger = _ledger(store, planner, files)
     complete = not (given_up or stopped or ledger.unfinished)
     return Summary(
         run=store.address(),
         product=store.address(folder),
-        languages=sorted(tables.languages.values(), key=lambda row: row.language),
-        teachers=[teacher.name for teacher in components.teachers],
+        languages=sorted(results.languages.values(), key=lambda row: row.language),
+        teachers=[teacher.name for teacher in components.answering],
         ledger=ledger,
-        gates={name: dict(counts) for name, counts in tables.gates.items()},
-        errors=dict(tables.errors),
-        unusable=_unusable(components, planner, tables) if complete else [],
+        gates={name: dict(counts) for name, counts in results.gates.items()},
+        errors=dict(results.errors),
+        unusable=_unusable(components, planner, results, ledger) if complete else [],
         given_up={f"{task.stage} {task.output}": why for task, why in given_up.items()},
         stopped=stopped,
         spent=_spending(components, usages),
@@ -177,14 +148,12 @@ def of_run(
 
 
 def _spending(components: Components, usages: Mapping[str, Usage]) -> list[Spending]:
-    told = [
-        Spending(t.name, "generate", usages.get(t.fingerprint, Usage()))
-        for t in components.teachers
-    ]
-    arbiter = components.arbiter
-    told.append(Spending(arbiter.name, "score", usages.get(arbiter.fingerprint, Usage())))
-    known = {arbiter.fingerprint, *(teacher.fingerprint for teacher in components.teachers)}
-    others = total_of(usage for owner, usage in sorted(usages.items()) if owner not in known)
+    told = []
+    for part in components.served:
+        own = (usage for owner, usage in usages.items() if components.owner(owner) is part)
+        stage = "generate" if part.kind == "candidates" else "score"
+        told.append(Spending(part.name, stage, total_of(own)))
+    others = total_of(u for owner, u in sorted(usages.items()) if components.owner(owner) is None)
     return [*told, Spending("no longer in the config", "", others)] if others.requests else told
 
 
@@ -196,11 +165,16 @@ def against(
     return {name: (spent[name], limit) for name, limit in limits.items()}
 
 
-def _unusable(components: Components, planner: Planner, tables: _Tables) -> list[str]:
-    """A prompt with a usable answer is selected: so the product alone knows who gave one."""
+def _unusable(
+    components: Components, planner: Planner, results: Results, ledger: Ledger
+) -> list[str]:
+    """A prompt with a usable answer is selected: so the product alone knows who gave one. Where
+    quotas and the like leave such prompts out, nobody is named."""
+    if any(reason in ledger.quarantined for reason in LIMITED):
+        return []
     folders = {path.rpartition("/")[0] for path in planner.listing.files}
-    asked = [t.name for t in components.teachers if planner.folder_of(t) in folders]
-    usable = {name for row in tables.languages.values() for name in row.teachers}
+    asked = [t.name for t in components.answering if planner.folder_of(t) in folders]
+    usable = {name for row in results.languages.values() for name in row.teachers}
     return [name for name in asked if name not in usable]
 
 
@@ -208,75 +182,6 @@ def store_gates(store: Store) -> tuple[str, ...]:
     """The gates that the run enforces, from its resolved config."""
     told = (store.read_json("run.json") or {}).get("config", {}).get("gates", {})
     return tuple(name for name, on in told.items() if on)
-
-
-class _Tables:
-    """Adds up shards of the product, language by language and teacher by teacher."""
-
-    def __init__(self, components: Components, enforced: set[str]) -> None:
-        self._prints = [teacher.fingerprint for teacher in components.teachers]
-        self._names = [teacher.name for teacher in components.teachers]
-        self._families = components.families
-        self._enforced = pa.array(sorted(enforced), pa.string())
-        self.languages: dict[str, LanguageResult] = {}
-        self.gates: dict[str, Counter[str]] = defaultdict(Counter)
-        self.errors: Counter[str] = Counter()
-
-    def add(self, table: pa.Table) -> None:
-        """Takes in one shard."""
-        if not table.num_rows:
-            return
-        reward = table["reward"].to_numpy()
-        alone = self._best_alone(table["candidates"].combine_chunks(), table.num_rows)
-        winner = table["teacher_fingerprint"].to_numpy()
-        language = table["language"].to_numpy()
-        for code in sorted(set(language.tolist())):
-            rows = language == code
-            self._add_language(code, reward[rows], alone[:, rows], winner[rows])
-
-    def _best_alone(self, candidates: pa.ListArray, prompts: int) -> NDArray[np.float64]:
-        """(teachers, prompts): each teacher's best reward that could have been chosen, or nan."""
-        flat = candidates.flatten()
-        prompt = pc.list_parent_indices(candidates).to_numpy()
-        owner = pc.index_in(flat.field("teacher_fingerprint"), pa.array(self._prints))
-        teacher = owner.to_numpy(zero_copy_only=False).astype(float)
-        reward = flat.field("reward").to_numpy(zero_copy_only=False).astype(float)
-        fails = np.zeros(len(flat), dtype=bool)
-        gates = flat.field("gates")
-        hits = pc.is_in(gates.flatten(), self._enforced).to_numpy(zero_copy_only=False)
-        parents = pc.list_parent_indices(gates).to_numpy()
-        fails[parents[hits]] = True
-        self._count_gates(teacher, parents, gates)
-        without = teacher[flat.field("error").is_valid().to_numpy(zero_copy_only=False)]
-        self.errors.update(self._names[int(owner)] for owner in without if not np.isnan(owner))
-        usable = ~np.isnan(reward) & ~fails & ~np.isnan(teacher)
-        best = np.full((len(self._prints), prompts), -np.inf)
-        np.maximum.at(best, (teacher[usable].astype(int), prompt[usable]), reward[usable])
-        best[np.isinf(best)] = np.nan
-        return best
-
-    def _count_gates(self, teacher: Any, parents: Any, gates: pa.ListArray) -> None:
-        names = gates.flatten().to_pylist()
-        for owner, gate in zip(teacher[parents].tolist(), names, strict=True):
-            if not np.isnan(owner):
-                self.gates[self._names[int(owner)]][gate] += 1
-
-    def _add_language(self, code: str, reward: Any, alone: Any, winner: Any) -> None:
-        row = self.languages.setdefault(code, LanguageResult(code, self._families[code]))
-        row.prompts += len(reward)
-        row.reward.add(*_moments(reward))
-        for number, name in enumerate(self._names):
-            answered = ~np.isnan(alone[number])
-            if not answered.any():
-                continue
-            result = row.teachers.setdefault(name, TeacherResult())
-            result.wins += int((winner == self._prints[number]).sum())
-            result.alone.add(*_moments(alone[number][answered]))
-            result.gain.add(*_moments((reward - alone[number])[answered]))
-
-
-def _moments(values: Any) -> tuple[int, float, float]:
-    return len(values), float(values.sum()), float((values**2).sum())
 
 
 def _ledger(store: Store, planner: Planner, files: list[str]) -> Ledger:
@@ -292,7 +197,7 @@ def _ledger(store: Store, planner: Planner, files: list[str]) -> Ledger:
     lost: Counter[str] = Counter()
     for path in files:
         note = store.footer(path)
-        ledger.selected += note["rows"]
+        ledger.selected += note.get("selected", note["rows"])  # older files have a row per prompt
         if note["quarantined"]:
             lost.update(
                 store.read(quarantine_of(path), columns=["reason"]).table["reason"].to_pylist()

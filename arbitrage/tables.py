@@ -6,12 +6,13 @@ Fits 80 columns. Text of models and users is text: no markup, control characters
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from arbitrage.results import beside, lengths_over
 from arbitrage.stats import Moments
 from arbitrage.usage import total_of
 
@@ -22,13 +23,18 @@ if TYPE_CHECKING:
 
     from arbitrage.garbage import Collection
     from arbitrage.repair import Examination
-    from arbitrage.summary import LanguageResult, Summary
+    from arbitrage.results import LanguageResult
+    from arbitrage.summary import Summary
     from arbitrage.usage import Usage
     from arbitrage.views import Shown, Status
 
 PLUS_MINUS = "\u00b1"
 SHOWN_REASONING = 300
 KEPT = "\n\t\u200c\u200d\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+BESIDE = (
+    "gain: the chosen reward less what the other way gives, with its 95 % interval; both rewards "
+    "are of the Arbiter that chose, so a gain is no proof of better answers"
+)
 LEGEND = (
     "alone: mean reward of the language's best single teacher; gain: what choosing per prompt adds "
     "to it, with its 95 % interval"
@@ -44,6 +50,8 @@ def of_summary(summary: Summary) -> Group:
             Text(),
             _won_overall(summary),
             Text(LEGEND, style="dim"),
+            Text(),
+            *_beside(summary),
         ]
     parts.append(Text(_ledger_line(summary)))
     for what, counts in _remarks(summary).items():
@@ -116,7 +124,7 @@ def _total_cells(summary: Summary) -> list[str]:
 
 
 def _won_overall(summary: Summary) -> Text:
-    wins = dict.fromkeys(summary.teachers, 0)
+    wins = dict.fromkeys(summary.teachers, 0.0)
     for row in summary.languages:
         for name, result in row.teachers.items():
             wins[name] += result.wins
@@ -124,7 +132,36 @@ def _won_overall(summary: Summary) -> Text:
     return Text("won overall: ").append_text(_shares(wins, prompts))
 
 
-def _shares(wins: dict[str, int], prompts: int) -> Text:
+def _beside(summary: Summary) -> list[RenderableType]:
+    """What other ways to choose would have given, and whether choosing is more than length."""
+    table = _table("beside", reward=1, gain=1, prompts=1)
+    for name, way in beside(summary.languages).items():
+        count = way.gain.count
+        if count:
+            table.add_row(name, f"{way.reward.mean:.3f}", _interval(way.gain), f"{count:,}")
+    told: list[RenderableType] = [table, Text(BESIDE, style="dim")]
+    lengths = lengths_over(summary.languages)
+    if lengths.prompts:
+        longest, chance = lengths.longest / lengths.prompts, lengths.chance / lengths.prompts
+        text = f"the longest answer was chosen for {longest:.0%} of {lengths.prompts:,} prompts "
+        text += f"whose answers differ in length; by lot it would be {chance:.0%}"
+        told.append(Text(text))
+    return [*told, *_no_better_than_long(summary)]
+
+
+def _no_better_than_long(summary: Summary) -> list[Text]:
+    """Where rewards do not show that choosing beats taking the longest answer."""
+    known = [row for row in summary.languages if row.longest.gain.count]
+    codes = [row.language for row in known if not row.longest.is_beaten]
+    if not codes:
+        return []
+    over_all = not beside(known)["longest answer"].is_beaten
+    where = "over all languages" if over_all else f"in {', '.join(codes)}"
+    told = f"choosing is not shown to be better than taking the longest answer {where}"
+    return [Text(told, style="bold red" if over_all else "bold")]
+
+
+def _shares(wins: Mapping[str, float], prompts: int) -> Text:
     """The teachers' shares of prompts won, largest first."""
     ranked = sorted(wins.items(), key=lambda item: (-item[1], item[0]))
     told = Text(no_wrap=True, overflow="ellipsis")
@@ -225,7 +262,7 @@ def of_prompt(found: Shown) -> Group:
     chosen = found.selected or {}
     for row in found.candidates:
         mine = (row["teacher"], row["sample"]) == (chosen.get("teacher"), chosen.get("sample"))
-        score = "no score" if row["score"] is None else f"{row['score']:.4f}"
+        score = _scores(row)
         told = [f"{'*' if mine else ' '} {row['teacher']} #{row['sample']}", score]
         told += [row["finish_reason"], f"{row['completion_tokens']} tokens"]
         told += [f"fails {', '.join(row['gates'])}"] if row["gates"] else []
@@ -236,6 +273,17 @@ def of_prompt(found: Shown) -> Group:
     if found.quarantined:
         parts += [Text(), harmless(f"quarantined: {found.quarantined}", "red")]
     return Group(*parts)
+
+
+def _scores(row: Mapping[str, Any]) -> str:
+    """The score, by name where there are several."""
+    several = len(row["scores"]) > 1
+    told = [
+        f"{name} {score:.4f}" if several else f"{score:.4f}"
+        for name, score in row["scores"].items()
+        if score is not None
+    ]
+    return ", ".join(told) or "no score"
 
 
 def _reasoning(text: str) -> Text:

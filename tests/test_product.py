@@ -5,28 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arbitrage import product
 from arbitrage.arbiter import NO_COMPLETION
-from arbitrage.components import resolve
+from arbitrage.choices import SelectionConfig
 from arbitrage.errors import StageError
-from arbitrage.product import Part, build
+from arbitrage.lineup import Choosing, Part
+from arbitrage.product import build
 from arbitrage.records import CANDIDATES, PROMPTS, QUARANTINE, RAW_CHARS, SCORES, SELECTED
-from arbitrage.selection import SELECTORS, best
+from arbitrage.resolve import resolve
+from arbitrage.selection import choose
 from harness import make_config
 
 if TYPE_CHECKING:
     from arbitrage.components import Components, Teacher
-    from arbitrage.selection import Choice, Field
+    from arbitrage.quotas import Tally
 
 BOTH = ("truncated", "empty")
+PLAIN = Choosing(SelectionConfig(), BOTH)
 
 
 def components_of_the_pool() -> Components:
@@ -52,7 +58,7 @@ class Made(NamedTuple):
     score: float | None = 0.5
     gates: tuple[str, ...] = ()
     error: str | None = None
-    text: str | None = "an answer"
+    text: str | None = None
     thought: str | None = None
     judged: str | None = None
 
@@ -60,6 +66,11 @@ class Made(NamedTuple):
     def why(self) -> str | None:
         """The error that the product tells: the teacher's, or the Arbiter's."""
         return self.error or self.judged
+
+
+def said(teacher: Teacher, row: Made) -> str | None:
+    """The completion; another one for each candidate unless a test says otherwise."""
+    return None if row.error else row.text or f"answer {row.sample} of {teacher.name}"
 
 
 def prompt(name: str, language: str = "de", **more: Any) -> dict[str, Any]:
@@ -87,7 +98,7 @@ def part(teacher: Teacher, *made: Made) -> Part:
             "prompt_id": row.prompt,
             "sample": row.sample,
             "sampling": groups[row.sample],
-            "completion": None if row.error else row.text,
+            "completion": said(teacher, row),
             "reasoning": row.thought,
             "finish_reason": "error" if row.error else "stop",
             "prompt_tokens": 10 + row.sample,
@@ -102,16 +113,13 @@ def part(teacher: Teacher, *made: Made) -> Part:
             "prompt_id": row.prompt,
             "sample": row.sample,
             "score": row.score,
-            "gates": list(row.gates),
             "error": NO_COMPLETION.error if row.error else row.judged,
         }
         for row in made
     ]
-    return Part(
-        teacher,
-        pa.Table.from_pylist(candidates, CANDIDATES),
-        pa.Table.from_pylist(scores, SCORES),
-    )
+    judged = pa.Table.from_pylist(scores, SCORES)
+    gates = pa.array([list(row.gates) for row in made], pa.list_(pa.string()))
+    return Part(teacher, pa.Table.from_pylist(candidates, CANDIDATES), gates, (judged,))
 
 
 def failed(name: str, sample: int = 0, error: str = "too long") -> Made:
@@ -119,9 +127,14 @@ def failed(name: str, sample: int = 0, error: str = "too long") -> Made:
 
 
 def built(
-    prompts: pa.Table, *parts: Part, enforced: tuple[str, ...] = BOTH
+    prompts: pa.Table,
+    *parts: Part,
+    enforced: tuple[str, ...] = BOTH,
+    choosing: Choosing = PLAIN,
+    earlier: Tally | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    selected, lost = build(prompts, list(parts), POOL, enforced)
+    choosing = replace(choosing, enforced=enforced)
+    selected, lost, _ = build(prompts, list(parts), POOL, choosing, earlier)
     assert selected.schema.equals(SELECTED, check_metadata=False)
     assert lost.schema.equals(QUARANTINE, check_metadata=False)
     selected.validate(full=True)
@@ -129,7 +142,8 @@ def built(
     return selected.to_pylist(), lost.to_pylist()
 
 
-def summary_of(teacher: Teacher, row: Made) -> dict[str, Any]:
+def summary_of(teacher: Teacher, row: Made, place: int) -> dict[str, Any]:
+    """Of one that no other is identical to."""
     return {
         "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint,
@@ -137,6 +151,9 @@ def summary_of(teacher: Teacher, row: Made) -> dict[str, Any]:
         "reward": row.score,
         "gates": list(row.gates),
         "error": row.why,
+        "chars": None if row.error else len(said(teacher, row) or ""),
+        "duplicate": False,
+        "same_as": place,
     }
 
 
@@ -155,13 +172,14 @@ def test_a_row_tells_everything_about_the_answer_that_was_chosen() -> None:
     assert sampling == ALPHA.config.sampling[1].model_dump(mode="json")
     assert (sampling["n"], sampling["temperature"], sampling["stop"]) == (2, 0.5, ["END"])
     summaries = row.pop("candidates")
-    assert summaries[:4] == [
-        summary_of(ALPHA, mine[1]),
-        summary_of(BETA, theirs[0]),
-        summary_of(ALPHA, mine[0]),
-        summary_of(ALPHA, mine[2]),
+    assert summaries == [
+        summary_of(ALPHA, mine[1], 0),
+        summary_of(BETA, theirs[0], 1),
+        summary_of(ALPHA, mine[0], 2),
+        summary_of(ALPHA, mine[2], 3),
+        summary_of(BETA, theirs[1], 4),
+        summary_of(BETA, theirs[2], 5),
     ]
-    assert summaries[4:] == [summary_of(BETA, theirs[1]), summary_of(BETA, theirs[2])]
     assert row == {
         "prompt_id": "p1",
         "user_id": "mine-1",
@@ -178,6 +196,10 @@ def test_a_row_tells_everything_about_the_answer_that_was_chosen() -> None:
         "revision": "abc123",
         "reward": 0.75,
         "margin": 0.25,
+        "rank": 1,
+        "rejected": None,
+        "rejected_teacher": None,
+        "rejected_reward": None,
         "sample": 1,
         "finish_reason": "stop",
         "prompt_tokens": 11,
@@ -335,9 +357,12 @@ def test_sliced_and_chunked_tables_give_the_same_rows() -> None:
         middle = around.slice(4, table.num_rows)
         return pa.concat_tables([middle.slice(0, 5), middle.slice(5)])
 
-    pieces = Part(ALPHA, cut(whole.candidates), cut(whole.scores))
+    gates = pa.table({"gates": whole.failed})
+    scores = cut(whole.scores[0])
+    pieces = Part(ALPHA, cut(whole.candidates), cut(gates)["gates"], (scores,))
     assert built(cut(shard(*rows)), pieces, enforced=("empty",)) == wanted
-    single = Part(ALPHA, whole.candidates.slice(4, 6), whole.scores.slice(4, 6))
+    scores = whole.scores[0].slice(4, 6)
+    single = Part(ALPHA, whole.candidates.slice(4, 6), whole.failed.slice(4, 6), (scores,))
     few = [row for row in wanted[0] if row["prompt_id"] in names[2:5]]
     assert len(few) == 2
     assert built(shard(*rows).slice(2, 3), single, enforced=("empty",))[0] == few
@@ -348,7 +373,7 @@ def test_sliced_and_chunked_tables_give_the_same_rows() -> None:
 
 def test_candidates_of_other_prompts_are_refused() -> None:
     with pytest.raises(StageError, match="does not have"):
-        build(shard(prompt("p")), [part(ALPHA, Made("p"), Made("stranger"))], POOL, BOTH)
+        build(shard(prompt("p")), [part(ALPHA, Made("p"), Made("stranger"))], POOL, PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -358,19 +383,202 @@ def test_candidates_of_other_prompts_are_refused() -> None:
 )
 def test_scores_of_other_candidates_are_refused(scores: list[Made]) -> None:
     right = part(ALPHA, Made("p", 0), Made("p", 1))
-    wrong = Part(ALPHA, right.candidates, part(ALPHA, *scores).scores)
-    with pytest.raises(StageError, match="not those of its candidates"):
-        build(shard(prompt("p"), prompt("q")), [wrong], POOL, BOTH)
+    for wrong in (
+        right._replace(scores=part(ALPHA, *scores).scores),
+        right._replace(scores=(*right.scores, *part(ALPHA, *scores).scores)),
+    ):
+        with pytest.raises(StageError, match="not those of its candidates"):
+            build(shard(prompt("p"), prompt("q")), [wrong], POOL, PLAIN)
 
 
-def test_a_rule_that_loses_prompts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(field: Field) -> Choice:
-        choice = best(field)
-        return replace(choice, chosen=choice.chosen[:-1])
+def test_gates_of_other_candidates_and_no_scores_at_all_are_refused() -> None:
+    right = part(ALPHA, Made("p", 0), Made("p", 1))
+    with pytest.raises(StageError, match="gates of alpha are not those"):
+        build(shard(prompt("p")), [right._replace(failed=right.failed.slice(1))], POOL, PLAIN)
+    with pytest.raises(StageError, match="no scores of alpha"):
+        build(shard(prompt("p")), [right._replace(scores=())], POOL, PLAIN)
 
-    monkeypatch.setitem(SELECTORS, "best", forgetful)
+
+def test_a_choice_that_loses_prompts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(*told: Any) -> Any:
+        made = choose(*told)
+        return replace(made, reason=np.where(np.arange(2) == 1, 0, made.reason))
+
+    monkeypatch.setattr(product, "choose", forgetful)
     with pytest.raises(StageError, match="do not make"):
-        build(shard(prompt("p"), prompt("q")), [part(ALPHA, Made("p"), Made("q"))], POOL, BOTH)
+        build(shard(prompt("p"), prompt("q")), [part(ALPHA, Made("p"))], POOL, PLAIN)
+
+
+# Several Arbiters
+
+
+def judged(teacher: Teacher, made: list[Made], *others: list[float | None]) -> Part:
+    """Candidates with their own score, and those of further Arbiters; none is an error."""
+    first = part(teacher, *made)
+    more = []
+    for numbers in others:
+        again = [
+            row._replace(score=number, judged=None if number is not None else "second failed")
+            for row, number in zip(made, numbers, strict=True)
+        ]
+        more.append(part(teacher, *again).scores[0])
+    return first._replace(scores=(*first.scores, *more))
+
+
+THREE = [Made("p", 0, 0.1), Made("p", 1, 0.2), Made("p", 2, 0.9)]
+
+
+def test_the_combined_number_of_two_arbiters_is_what_is_compared_and_told() -> None:
+    given = judged(BETA, THREE, [1000.0, 5000.0, 1000.0])
+    choosing = replace(PLAIN, weights={"default": (1.0, 3.0)})
+    (row,), _ = built(shard(prompt("p")), given, choosing=choosing)
+    ones = [(v - 0.4) / statistics.pstdev([0.1, 0.2, 0.9]) for v in (0.1, 0.2, 0.9)]
+    twos = [-math.sqrt(0.5), math.sqrt(2), -math.sqrt(0.5)]
+    wanted = [(one + 3 * two) / 4 for one, two in zip(ones, twos, strict=True)]
+    assert row["sample"] == 1
+    assert row["reward"] == pytest.approx(wanted[1])
+    assert row["margin"] == pytest.approx(wanted[1] - wanted[2])
+    rewards = {c["sample"]: c["reward"] for c in row["candidates"]}
+    assert [rewards[n] for n in range(3)] == pytest.approx(wanted)
+
+
+def test_a_language_may_count_another_arbiter_alone() -> None:
+    prompts = shard(prompt("p"), prompt("q", "sw"))
+    made = [*THREE, *(row._replace(prompt="q") for row in THREE)]
+    given = judged(BETA, made, [3.0, 2.0, 1.0] * 2)
+    choosing = replace(PLAIN, weights={"default": (1.0, 0.0), "sw": (0.0, 1.0)})
+    rows, _ = built(prompts, given, choosing=choosing)
+    assert [(row["sample"], row["reward"]) for row in rows] == [(2, 0.9), (0, 3.0)]
+
+
+def test_a_failure_of_an_arbiter_is_an_error_only_where_it_counts() -> None:
+    prompts = shard(prompt("p"), prompt("q", "sw"))
+    made = [*THREE, *(row._replace(prompt="q") for row in THREE)]
+    given = judged(BETA, made, [None, 2.0, None] * 2)
+    choosing = replace(PLAIN, method="rank", weights={"de": (1.0, 1.0), "default": (1.0, 0.0)})
+    (first, second), lost = built(prompts, given, choosing=choosing)
+    assert lost == []
+    assert (first["sample"], first["reward"], first["margin"]) == (1, 0.0, None)
+    assert [c["error"] for c in first["candidates"]] == [None, "second failed", "second failed"]
+    assert (second["sample"], second["reward"]) == (2, 0.9)
+    assert [c["error"] for c in second["candidates"]] == [None] * 3
+    given = judged(BETA, THREE, [None, None, None])
+    _, lost = built(shard(prompt("p")), given, choosing=choosing)
+    assert lost[0]["reason"] == "errors"
+    assert lost[0]["detail"] == "; ".join(f"beta #{n}: second failed" for n in range(3))
+
+
+def test_weights_must_fit_the_arbiters_and_leave_one() -> None:
+    given = judged(BETA, THREE, [1.0, 1.0, 1.0])
+    for weights, sentence in (((1.0,), "there are 2 Arbiters"), ((0.0, 0.0), "language de")):
+        choosing = replace(PLAIN, weights={"default": weights})
+        with pytest.raises(StageError, match=sentence):
+            build(shard(prompt("p")), [given], POOL, choosing)
+
+
+def test_a_shard_without_candidates_needs_no_scores_of_anybody() -> None:
+    choosing = replace(PLAIN, weights={"default": (1.0, 2.0)})
+    _, lost = built(shard(prompt("p")), choosing=choosing)
+    assert [row["reason"] for row in lost] == ["set_aside"]
+
+
+def test_candidates_that_one_arbiter_less_has_scored_are_refused() -> None:
+    parts = [judged(ALPHA, THREE, [1.0, 1.0, 1.0]), part(BETA, *THREE)]
+    with pytest.raises(StageError, match="same number of Arbiters"):
+        build(shard(prompt("p")), parts, POOL, PLAIN)
+
+
+def test_length_control_is_by_arbiter_and_language() -> None:
+    texts = [row._replace(text="x" * n) for row, n in zip(THREE, (9, 99, 999), strict=True)]
+    choosing = replace(PLAIN, slopes={"de": (0.5,)})
+    (row,), _ = built(shard(prompt("p")), part(BETA, *texts), choosing=choosing)
+    rewards = {c["sample"]: c["reward"] for c in row["candidates"]}
+    wanted = [0.1 - 0.5 * math.log(10), 0.2 - 0.5 * math.log(100), 0.9 - 0.5 * math.log(1000)]
+    assert [rewards[n] for n in range(3)] == pytest.approx(wanted)
+    assert row["sample"] == 0
+    (row,), _ = built(shard(prompt("p", "sw")), part(BETA, *(t for t in texts)), choosing=choosing)
+    assert (row["sample"], row["reward"]) == (2, 0.9)
+
+
+def test_where_no_arbiter_is_trusted_the_preferred_teacher_answers() -> None:
+    prompts = shard(prompt("p"), prompt("q", "sw"))
+    parts = [
+        part(ALPHA, Made("p", 0, 0.9), Made("q", 0, 0.9)),
+        part(BETA, Made("p", 0, 0.1), Made("q", 0, 0.1)),
+    ]
+    choosing = replace(PLAIN, preferred={"sw": (BETA.fingerprint, ALPHA.fingerprint)})
+    rows, _ = built(prompts, *parts, choosing=choosing)
+    told = [(row["teacher"], row["reward"], row["margin"]) for row in rows]
+    assert told == [("alpha", 0.9, 0.8), ("beta", 0.1, None)]
+    gated = [parts[0], part(BETA, Made("p", 0, 0.1), Made("q", 0, 0.1, ("empty",)))]
+    rows, _ = built(prompts, *gated, choosing=choosing)
+    assert [row["teacher"] for row in rows] == ["alpha", "alpha"], "the next of the list"
+
+
+# Other rules than best
+
+
+def test_top_k_gives_a_row_for_each_of_the_best_different_candidates() -> None:
+    twin = Made("p", 0, 0.9, text="same")
+    made = [twin, twin._replace(sample=1), Made("p", 2, 0.4)]
+    choosing = replace(PLAIN, selection=SelectionConfig(rule="top_k", k=3))
+    rows, lost = built(
+        shard(prompt("p"), prompt("q")), part(BETA, *made, Made("q")), choosing=choosing
+    )
+    assert lost == []
+    told = [(row["prompt_id"], row["rank"], row["reward"]) for row in rows]
+    assert told == [("p", 1, 0.9), ("p", 2, 0.4), ("q", 1, 0.5)]
+    assert rows[0]["candidates"] == rows[1]["candidates"]
+    assert [c["duplicate"] for c in rows[0]["candidates"]] == [False, False, True]
+    assert [row["margin"] for row in rows] == [0.5, None, None]
+    assert rows[1]["messages"][-1]["content"] == rows[1]["completion"] == "answer 2 of beta"
+
+
+def test_a_pair_stands_in_one_row_and_the_conversation_ends_with_the_chosen_one() -> None:
+    choosing = replace(PLAIN, selection=SelectionConfig(rule="pairs"))
+    parts = [
+        part(ALPHA, Made("p", 0, 0.9), Made("q", 0, 0.3)),
+        part(BETA, Made("p", 0, 0.2, ("truncated",)), Made("p", 1, 0.4)),
+    ]
+    (row,), (lost,) = built(shard(prompt("p"), prompt("q")), *parts, choosing=choosing)
+    assert row["messages"][-1]["content"] == row["completion"] == "answer 0 of alpha"
+    rejected = (row["rejected"], row["rejected_teacher"], row["rejected_reward"])
+    assert rejected == ("answer 0 of beta", "beta", 0.2)
+    assert (row["rank"], row["margin"]) == (1, 0.5)
+    assert (lost["prompt_id"], lost["reason"]) == ("q", "no_pair")
+
+
+def test_what_limits_leave_out_is_in_quarantine_with_its_reason() -> None:
+    names = [f"p{n}" for n in range(6)]
+    given = part(BETA, *(Made(name, 0, n / 10) for n, name in enumerate(names)))
+    for selection, reason in (
+        (SelectionConfig(quota=2), "over_quota"),
+        (SelectionConfig(min_reward=0.4), "below_threshold"),
+        (SelectionConfig(max_teacher_share=0.5), "over_teacher_share"),
+    ):
+        rows, lost = built(
+            shard(*map(prompt, names)), given, choosing=replace(PLAIN, selection=selection)
+        )
+        assert len(rows) == {"over_quota": 2, "below_threshold": 2, "over_teacher_share": 1}[reason]
+        assert sorted(row["prompt_id"] for row in (*rows, *lost)) == names
+        assert {row["reason"] for row in lost} == {reason}
+        assert all(row["detail"].endswith((".", "language", "prompts")) for row in lost)
+
+
+def test_what_earlier_shards_took_counts() -> None:
+    selection = SelectionConfig(quota={"de": 3})
+    choosing = replace(PLAIN, selection=selection)
+    first = build(
+        shard(prompt("a"), prompt("b")), [part(BETA, Made("a"), Made("b"))], POOL, choosing
+    )
+    assert first.tally == {"prompts": {"de": 2}, "rows": {"de": {BETA.fingerprint: 2}}}
+    rows, lost = built(
+        shard(prompt("c"), prompt("d")),
+        part(BETA, Made("c"), Made("d")),
+        choosing=choosing,
+        earlier=json.loads(json.dumps(first.tally)),
+    )
+    assert (len(rows), [row["reason"] for row in lost]) == (1, ["over_quota"])
 
 
 # Random shards against a plain loop
@@ -379,6 +587,7 @@ CANDIDATE = st.tuples(
     st.sampled_from([None, None, 0.0, 0.5, 0.5, -1.0, 1e9]),
     st.sampled_from([(), (), ("truncated",), ("empty",), BOTH]),
     st.sampled_from([None, None, None, "refused"]),
+    st.sampled_from([None, None, "same", "other"]),
 )
 
 
@@ -390,8 +599,8 @@ def shards(draw: st.DrawFn) -> tuple[list[str], list[tuple[Teacher, list[Made]]]
         made = []
         for name in draw(st.lists(st.sampled_from(names), unique=True)) if names else []:
             for sample in range(draw(st.integers(1, 3))):
-                score, gates, error = draw(CANDIDATE)
-                row = Made(name, sample, None if error else score, gates, error)
+                score, gates, error, text = draw(CANDIDATE)
+                row = Made(name, sample, None if error else score, gates, error, text)
                 made.append(row._replace(gates=() if error else gates))
         pool.append((teacher, made))
     return names, pool
@@ -413,6 +622,8 @@ def test_selected_and_lost_are_all_prompts_and_every_row_is_right(
         mine = [(t, row) for t, made in pool for row in made if row.prompt == name]
         usable = [(t, m) for t, m in mine if m.score is not None and not {*m.gates} & {*enforced}]
         usable.sort(key=lambda pair: (-pair[1].score, lot(name, pair[0], pair[1].sample)))  # type: ignore[operator]
+        texts = [said(*pair) for pair in usable]
+        usable = [pair for n, pair in enumerate(usable) if texts[n] not in texts[:n]]
         if usable:
             check_selected(found[name], mine, usable)
         else:
@@ -432,8 +643,15 @@ def check_selected(
     wanted = winner.score - others[0][1].score if others else None  # type: ignore[operator]
     assert row["margin"] == wanted
     assert wanted is None or not math.isnan(wanted)
-    summaries = [summary_of(t, m) for t, m in usable]
-    assert row["candidates"][: len(usable)] == summaries
-    rest = [summary_of(t, m) for t, m in mine if (t, m) not in usable]
+    assert row["candidates"][: len(usable)] == [
+        summary_of(t, m, place) for place, (t, m) in enumerate(usable)
+    ]
+    texts = {(t.name, m.sample): said(t, m) for t, m in mine}
+    order = [texts[c["teacher"], c["sample"]] for c in row["candidates"]]
+    first = [n if text is None else order.index(text) for n, text in enumerate(order)]
+    assert [c["same_as"] for c in row["candidates"]] == first
+    assert [c["duplicate"] for c in row["candidates"]] == [n != at for n, at in enumerate(first)]
     assert len(row["candidates"]) == len(mine)
-    assert all(summary in rest for summary in row["candidates"][len(usable) :])
+    rest = [summary_of(t, m, 0) for t, m in mine if (t, m) not in usable]
+    plain = [{**summary, "duplicate": False, "same_as": 0} for summary in row["candidates"]]
+    assert all(summary in rest for summary in plain[len(usable) :])

@@ -5,17 +5,28 @@ from __future__ import annotations
 import io
 import json
 import math
+import random
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from arbitrage import summary, tables
+from arbitrage import baselines, records, summary, tables, verify
+from arbitrage.baselines import Baseline
+from arbitrage.choices import SelectionConfig
+from arbitrage.lineup import Choosing, Part
+from arbitrage.product import build
+from arbitrage.records import CANDIDATES, SCORES, SELECTED
+from arbitrage.resolve import resolve
+from arbitrage.results import Results, beside
 from arbitrage.stats import Moments
 from harness import (
     Run,
@@ -31,9 +42,9 @@ from harness import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from arbitrage.summary import LanguageResult, Summary
+    from arbitrage.components import Components
+    from arbitrage.results import LanguageResult
+    from arbitrage.summary import Summary
 
 Z95 = 1.959964
 POOL: dict[str, Any] = {
@@ -73,15 +84,25 @@ def told(made: Run) -> Summary:
     return summed_up(made)
 
 
+def _failed(facts: pd.DataFrame) -> list[list[str]]:
+    """Fakes fail these two gates alone."""
+    names = ("truncated", "empty")
+    rows = facts[list(names)].to_dict("records")
+    return [[name for name in names if row[name]] for row in rows]
+
+
 @pytest.fixture(scope="module")
 def judged(made: Run) -> pd.DataFrame:
     """Every candidate with its score, gates, language and teacher, from the files alone."""
     languages = made.frame("prompts").set_index("prompt_id")["language"]
     parts = []
     arbiter = made.planner.folder_of(made.components.arbiter)
+    gates = made.planner.folder_of(made.components.gates)
     for teacher in made.components.teachers:
         scores = frame(made.store.root, made.planner.folder_of(teacher, arbiter) + "/")
-        parts.append(scores.assign(teacher=teacher.name))
+        facts = frame(made.store.root, made.planner.folder_of(teacher, gates) + "/")
+        assert facts[["prompt_id", "sample"]].equals(scores[["prompt_id", "sample"]])
+        parts.append(scores.assign(teacher=teacher.name, gates=_failed(facts)))
     table = pd.concat(parts, ignore_index=True)
     gated = table["gates"].map(len) > 0
     return table.assign(
@@ -147,6 +168,228 @@ def test_the_best_teacher_alone_is_the_one_with_the_highest_mean(
         assert row.best_alone == means.idxmax()
 
 
+# What other ways to choose would have given
+
+
+Lengthy = tuple["Components", "Summary", pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def lengthy(told: Summary) -> Lengthy:
+    """A product of its own making: 300 prompts in four languages of two families, answers of all
+    lengths, twins, gates, errors; and the same as a plain table of candidates."""
+    pool = {
+        "a": fake(0.5, sampling={"n": 2, "temperature": 1}),
+        "b": fake(0.6),
+        "c": fake(0.7, ["de", "nl"]),
+    }
+    components = resolve(make_config(Path("/nowhere"), pool))
+    rng = random.Random(3)
+    asked, plain = [], []
+    parts: dict[str, list[dict[str, Any]]] = {name: [] for name in pool}
+    for number in range(300):
+        key, language = f"{number:032x}", rng.choice(["de", "nl", "ja", "ko"])
+        turns = [{"role": "user", "content": str(number)}]
+        where = {"language_source": "declared", "source": "s", "line": number}
+        asked.append({"prompt_id": key, "language": language, "messages": turns, **where})
+        for teacher, sample in (("a", 0), ("a", 1), ("b", 0), ("c", 0)):
+            if teacher == "c" and language in ("ja", "ko"):
+                continue
+            text = rng.choice(["same", "alike", "x" * rng.randrange(1, 40)])
+            score = None if rng.random() < 0.05 else round(len(text) / 60 + rng.random(), 3)
+            score = 0.25 if text == "same" and score is not None else score
+            gates = ["empty"] if rng.random() < 0.1 else []
+            row = {"prompt": key, "language": language, "teacher": teacher, "sample": sample}
+            plain.append({**row, "text": text, "score": score, "gated": bool(gates)})
+            parts[teacher].append(
+                {"prompt_id": key, "sample": sample, "completion": text, "gates": gates}
+                | {"score": score, "error": None if score is not None else "no score"}
+                | {"sampling": 0, "finish_reason": "stop", "prompt_tokens": 1}
+                | {"completion_tokens": 1, "seed": 1}
+            )
+    judged = []
+    for teacher in components.teachers:
+        rows = parts[teacher.name]
+        answers = pa.Table.from_pylist([{**row, "error": None} for row in rows], CANDIDATES)
+        scores = pa.Table.from_pylist(rows, SCORES)
+        gates = pa.array([row["gates"] for row in rows], pa.list_(pa.string()))
+        judged.append(Part(teacher, answers, gates, (scores,)))
+    table = pa.Table.from_pylist(asked, records.PROMPTS)
+    choosing = Choosing(SelectionConfig(), ("truncated", "empty"))
+    product = build(table, judged, components, choosing).selected
+    results = Results(components, ("truncated", "empty"))
+    for start in (0, 100, 200):
+        results.add(product.slice(start, 100))
+    results.settle()
+    languages = sorted(results.languages.values(), key=lambda row: row.language)
+    candidates = pd.DataFrame(plain)
+    usable = candidates[candidates["score"].notna() & ~candidates["gated"]]
+    chosen = product.to_pandas().set_index("prompt_id")
+    usable = usable.assign(
+        chosen=usable["prompt"].map(chosen["reward"]),
+        taken=usable["prompt"].map(chosen["completion"]),
+        chars=usable["text"].str.len(),
+    )
+    return components, replace(told, languages=languages, teachers=list(pool)), usable
+
+
+def test_the_ways_beside_agree_with_pandas(lengthy: Lengthy) -> None:
+    _, told, usable = lengthy
+    for row in told.languages:
+        mine = usable[usable["language"] == row.language]
+        reward = mine.groupby("prompt")["chosen"].first()
+        alone = mine.groupby(["prompt", "teacher"])["score"].max()
+        drawn = alone.groupby("prompt").mean()
+        assert_is_mean_of(row.random.reward, drawn)
+        assert_is_mean_of(row.random.gain, reward - drawn)
+    everything = beside(told.languages)
+    assert list(everything) == [
+        "best single teacher",
+        "one teacher per family",
+        "random teacher",
+        "longest answer",
+    ]
+    drawn = usable.groupby(["prompt", "teacher"])["score"].max().groupby("prompt").mean()
+    gain = usable.groupby("prompt")["chosen"].first() - drawn
+    assert_is_mean_of(everything["random teacher"].gain, gain)
+
+
+def test_the_longest_answer_is_that_of_a_plain_loop(lengthy: Lengthy) -> None:
+    _, told, usable = lengthy
+    for row in told.languages:
+        rewards, gains, longest, chance = [], [], [], []
+        for _, mine in usable[usable["language"] == row.language].groupby("prompt"):
+            ranked = mine.sort_values("score", ascending=False).drop_duplicates("text")
+            long = ranked[ranked["chars"] == ranked["chars"].max()]
+            rewards.append(long["score"].mean())
+            gains.append(mine["chosen"].iloc[0] - rewards[-1])
+            if ranked["chars"].nunique() > 1:
+                longest.append(mine["taken"].iloc[0] in set(long["text"]))
+                chance.append(len(long) / len(ranked))
+        assert_is_mean_of(row.longest.reward, pd.Series(rewards))
+        assert_is_mean_of(row.longest.gain, pd.Series(gains))
+        assert (row.lengths.prompts, row.lengths.longest) == (len(longest), sum(longest))
+        assert row.lengths.chance == pytest.approx(sum(chance))
+        assert 0 < sum(longest) < len(longest)
+
+
+def test_one_teacher_per_family_is_the_best_of_those_who_answer_in_all_of_it(
+    lengthy: Lengthy,
+) -> None:
+    components, told, usable = lengthy
+    family = usable["language"].map(components.families)
+    alone = usable.assign(family=family).groupby(["family", "language", "prompt", "teacher"])
+    best = alone["score"].max().reset_index()
+    for name, mine in best.groupby("family"):
+        everywhere = mine.groupby("teacher")["language"].nunique()
+        able = everywhere[everywhere == mine["language"].nunique()].index
+        means = mine[mine["teacher"].isin(able)].groupby("teacher")["score"].mean()
+        rows = [row for row in told.languages if row.family == name]
+        assert {row.fixed for row in rows} == {means.idxmax()}
+        for row in rows:
+            own = mine[(mine["teacher"] == row.fixed) & (mine["language"] == row.language)]
+            assert_is_mean_of(row.of_teacher(row.fixed).reward, own["score"])
+
+
+def test_a_win_is_shared_by_the_teachers_that_gave_the_very_same_answer(lengthy: Lengthy) -> None:
+    _, told, usable = lengthy
+    givers = usable[usable["text"] == usable["taken"]].groupby(["language", "prompt"])["teacher"]
+    wins: Counter[tuple[str, str]] = Counter()
+    for (language, _), teachers in givers:
+        names = set(teachers)
+        wins.update({(language, name): 1 / len(names) for name in names})  # type: ignore[dict-item]
+    found = {
+        (row.language, name): result.wins
+        for row in told.languages
+        for name, result in row.teachers.items()
+    }
+    assert found == pytest.approx(wins)
+    assert any(count % 1 for count in found.values())
+    for row in told.languages:
+        assert sum(result.wins for result in row.teachers.values()) == pytest.approx(row.prompts)
+
+
+def test_rows_after_the_first_of_a_prompt_count_for_nothing(lengthy: Lengthy) -> None:
+    components, _, _ = lengthy
+    table = SELECTED.empty_table()
+    for rank in (None, 2, 1):
+        row = dict.fromkeys(SELECTED.names, "x") | {"rank": rank, "messages": [], "candidates": []}
+        row |= dict.fromkeys(("reward", "margin", "rejected_reward"), 0.5)
+        row |= dict.fromkeys(("sample", "prompt_tokens", "completion_tokens", "seed"), 1)
+        row["language"] = "de"
+        table = pa.concat_tables([table, pa.Table.from_pylist([row], SELECTED)])
+    results = Results(components, ())
+    results.add(table)
+    assert results.languages["de"].prompts == 2
+
+
+def test_a_product_of_an_older_version_tells_no_lengths_and_no_twins() -> None:
+    kind = pa.list_(records.CANDIDATE_SUMMARY)
+    rows = [
+        [{"teacher_fingerprint": "t", "sample": n, "reward": n / 4, "gates": []} for n in (1, 0)],
+        [{"teacher_fingerprint": "u", "sample": 0, "reward": 0.5, "gates": ["empty"]}],
+    ]
+    answers = baselines.answers_of(pa.array(rows, kind), ["t", "u"], ["truncated"])
+    chosen = baselines.is_chosen(answers, np.array([0, 1]), np.array([1, 0]))
+    assert answers.distinct.tolist() == [True, True, True]
+    assert chosen.tolist() == [True, False, True]
+    assert np.isnan(baselines.longest_answer(answers, 2)).all()
+    differ, taken, _ = baselines.lengths_of(answers, chosen, 2)
+    assert not differ.any()
+    assert not taken.any()
+    assert baselines.shares_of_win(answers, chosen, 2, 2).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    alone = baselines.best_alone(answers, 2, 2)
+    assert baselines.random_teacher(alone).tolist() == [0.25, 0.5]
+    gated = baselines.answers_of(pa.array(rows, kind), ["t"], ["empty"])
+    assert gated.prompt.tolist() == [0, 0]
+    assert np.isnan(baselines.random_teacher(baselines.best_alone(gated, 1, 2))).tolist() == [
+        False,
+        True,
+    ]
+
+
+def test_the_block_beside_tells_every_way_and_the_share_of_longest(lengthy: Lengthy) -> None:
+    _, told, _ = lengthy
+    lines = shown(told)
+    start = next(n for n, line in enumerate(lines) if line.startswith("beside"))
+    for line, (name, way) in zip(lines[start + 1 :], beside(told.languages).items(), strict=False):
+        half = way.gain.half_width
+        numbers = [f"{way.reward.mean:.3f}", f"{way.gain.mean:+.3f}", f"\u00b1{half:.3f}"]
+        assert line.split() == [*name.split(), *numbers, f"{way.gain.count:,}"]
+    text = " ".join(" ".join(lines).split())
+    long = sum(row.lengths.longest for row in told.languages)
+    count = sum(row.lengths.prompts for row in told.languages)
+    chance = sum(row.lengths.chance for row in told.languages) / count
+    assert (
+        f"the longest answer was chosen for {long / count:.0%} of {count} prompts whose answers "
+        f"differ in length; by lot it would be {chance:.0%}"
+    ) in text
+    assert "not shown to be better" not in text
+    assert max(map(cell_len, lines)) <= 80
+    plain = json.loads(json.dumps(told.as_dict(), allow_nan=False))
+    assert plain["lengths"] == {"prompts": count, "longest": long, "chance": chance * count}
+    for row, result in zip(plain["languages"], told.languages, strict=True):
+        assert row["beside"]["longest answer"] == {
+            "reward": pytest.approx(result.longest.reward.mean),
+            "gain": pytest.approx(result.longest.gain.mean),
+            "interval": pytest.approx(result.longest.gain.half_width),
+            "prompts": result.prompts,
+        }
+
+
+def test_where_choosing_does_not_beat_the_longest_answer_it_is_said(lengthy: Lengthy) -> None:
+    _, told, _ = lengthy
+    sentence = "choosing is not shown to be better than taking the longest answer"
+    nothing = Baseline(Moments(9, 9.0, 9.0), Moments(9, 0.0, 0.0))
+    first, *others = told.languages
+    one = replace(told, languages=[replace(first, longest=nothing), *others])
+    assert f"{sentence} in {first.language}" in " ".join(" ".join(shown(one)).split())
+    none = replace(told, languages=[replace(row, longest=nothing) for row in told.languages])
+    assert f"{sentence} over all languages" in " ".join(" ".join(shown(none)).split())
+    single = Baseline(Moments(1, 0.5, 0.25), Moments(1, 0.5, 0.25))
+    assert not single.is_beaten, "one prompt shows nothing"
+
+
 def test_a_pool_of_one_gains_nothing_over_itself(tmp_path: Path) -> None:
     write_prompts(tmp_path / "prompts.jsonl", numbered_prompts(12))
     told = summed_up(run(make_config(tmp_path, {"only": fake(0.5)})))
@@ -183,6 +426,22 @@ def test_the_ledger_adds_up_with_refused_and_quarantined(made: Run, told: Summar
     assert ledger.unfinished == 0
     assert ledger.prompts == ledger.selected + sum(ledger.quarantined.values())
     assert ledger.lost == len(BAD_ROWS) + sum(lost.values())
+
+
+@pytest.mark.parametrize("rule", ["top_k", "pairs"])
+def test_the_ledger_counts_prompts_where_a_rule_gives_other_rows(tmp_path: Path, rule: str) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", numbered_prompts(40))
+    made = run(make_config(tmp_path, POOL, selection={"rule": rule}))
+    rows = made.rows("selected")
+    prompts = {row["prompt_id"] for row in rows}
+    ledger = summed_up(made).ledger
+    assert (len(rows) > len(prompts)) == (rule == "top_k")
+    assert ledger.selected == len(prompts)
+    assert ledger.prompts == ledger.selected + sum(ledger.quarantined.values()) == 40
+    assert sum(row.prompts for row in summed_up(made).languages) == len(prompts)
+    assert (ledger.quarantined.get("no_pair", 0) > 0) == (rule == "pairs")
+    found = verify.check(made.store, made.components, made.config)
+    assert found.faults == []
 
 
 @pytest.mark.parametrize("tasks", [0, 3, 9, 14, 25])
