@@ -12,6 +12,10 @@ and top_p. A model's reasoning is kept beside the answer, where the server tells
 teacher's `reasoning:` does. Markers that are special tokens are in no server's text unless it is
 told to leave them in: vLLM by `extra_body: {skip_special_tokens: false}`.
 
+Whether control tokens spelled in a prompt or a completion are read as such is the server's business
+too: only an engine that holds the tokenizer can fence them (`fence`). What a judge is given spells
+those in use in JSON's escapes, which are the same text and no token.
+
 A real vLLM refuses a prompt longer than its window (an ItemError), but lowers max_tokens to what is
 left of it: an answer that ends there is `length`. It ignores a field of `extra_body` that it does
 not know. /score gives the model its two texts one after the other, without any chat template.
@@ -64,6 +68,11 @@ _OVERHEAD_TOKENS = 16
 _MOST_TOKENS = 2**31
 _BOTH = ("prompt_tokens", "completion_tokens")
 _MOST_NAMES = 8
+_CONTROL = re.compile(
+    r"[<\[](?=\||\uff5c|/?s>|[be]o[st]>|(?:start|end)_of_|/?INST\]|</?SYS>>|/?think>)",
+    re.IGNORECASE,
+)
+"""Where a control token that is in use begins; nothing in JSON itself looks like that."""
 _NUMBER = re.compile(r"Score: (-?[0-9]+(?:\.[0-9]+)?)")
 
 
@@ -284,7 +293,7 @@ class EndpointScorer(_Endpoint):
 
     async def _judge(self, prompt: Prompt, completion: str) -> float:
         """The number that a chat model gives by the rubric. What is judged goes to it as JSON,
-        which no text in it can end."""
+        which no text in it can end, with control tokens in JSON's escapes."""
         options = self._options
         form = (
             "Then write, as the last line and in exactly this form, one number from "
@@ -293,7 +302,7 @@ class EndpointScorer(_Endpoint):
         case = {"conversation": prompt.messages, "answer": completion}
         messages = [
             {"role": "system", "content": f"{options.rubric}\n\n{form}"},
-            {"role": "user", "content": json.dumps(case, ensure_ascii=False)},
+            {"role": "user", "content": _fenced(json.dumps(case, ensure_ascii=False))},
         ]
         sampling = Sampling(temperature=0, max_tokens=options.judge_max_tokens)
         verdict = await self._complete("chat", {"messages": messages}, sampling, seed=0)
@@ -301,6 +310,11 @@ class EndpointScorer(_Endpoint):
         if verdict.finish_reason != "stop":
             raise ItemError("the judge's answer was cut off before its number")
         return judged(verdict.text, options.lowest, options.highest)
+
+
+def _fenced(text: str) -> str:
+    """The same JSON without any control token that is in use."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def judged(text: str, lowest: float, highest: float) -> float:
