@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """A score, or why there is none."""
+    """A score, or why there is none; neither where the Arbiter is not asked in the language."""
 
     score: float | None
     error: str | None
 
 
+NOT_ASKED = Verdict(None, None)
 NO_COMPLETION = Verdict(None, "there is no completion to score")
 
 

@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from arbitrage.plan import CLERK, READER, Planner, Report, ShardState, Task, routed
+from arbitrage.plan import CLERK, READER, Planner, Report, Round, ShardState, Task, routed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
@@ -62,7 +62,7 @@ class Board:
         self, planner: Planner, shards: Iterable[ShardState], *, unread: bool, attempts: int
     ) -> None:
         self._planner = planner
-        self._shards: dict[int, ShardState] = {}
+        self._shards = planner.shards
         self._unrouted: set[int] = set()
         self._attempts = attempts
         self._tries: Counter[Task] = Counter()
@@ -73,18 +73,19 @@ class Board:
         self._dead: set[str] = set()
         self._cut_off: set[Task] = set()
         components = planner.components
-        owners = [(READER, READER), *((t.name, t.fingerprint) for t in components.teachers)]
-        owners += [(components.arbiter.name, components.arbiter.fingerprint), (CLERK, CLERK)]
+        served = ((part.name, part.fingerprint) for part in components.served)
+        owners = [(READER, READER), *served, (CLERK, CLERK)]
         self.roles = {owner: RoleWork(name, owner) for name, owner in owners}
         self.reading = False
-        for shard in shards:
+        self._shards.update({shard.number: shard for shard in shards})
+        for shard in list(self._shards.values()):
             self._add(shard)
         if unread:
             self._read_next()
 
     def _add(self, shard: ShardState) -> None:
         self._shards[shard.number] = shard
-        if shard.routed is None:
+        if not self._planner.is_routed(shard):
             self._unrouted.add(shard.number)
         self._refresh(shard)
 
@@ -95,7 +96,10 @@ class Board:
 
     def _refresh(self, shard: ShardState) -> None:
         """Puts the shard's missing tasks where they belong."""
-        for task in self._planner.tasks(shard):
+        named = list(self._planner.tasks(shard))
+        if self._planner.absent:
+            self._owe(shard, set(named))
+        for task in named:
             role = self.roles[task.owner]
             known = (role.in_flight, role.ready, role.held, self.given_up)
             if any(task in tasks for tasks in known):
@@ -111,22 +115,13 @@ class Board:
                 role.ready[task] = None
             else:
                 role.waiting.add(task)
-        if rest := self._without_set_aside(shard):
-            self.roles[rest.owner].ready.setdefault(rest)
 
-    def _without_set_aside(self, shard: ShardState) -> Task | None:
-        """The product of a shard whose complete one needs a teacher that is set aside, once all
-        else is there; none if it is made already, or nothing else was asked."""
-        pairs = self._planner.pairs(shard)
-        done = self._planner.is_done
-        kept = [p for p in pairs if done(p[0]) or not self.roles[p[0].owner].set_aside]
-        if not kept or len(kept) == len(pairs) or not all(done(t) for pair in kept for t in pair):
-            return None
-        if done(self._planner.select_task(shard, pairs)):
-            return None
-        rest = self._planner.select_task(shard, kept)
-        known = done(rest) or rest in self.roles[rest.owner].in_flight or rest in self.given_up
-        return None if known else rest
+    def _owe(self, shard: ShardState, named: set[Task]) -> None:
+        """What was to be made with those who are absent is named anew without them."""
+        mine = {task for task in self.roles[CLERK].waiting if task.shard == shard.number}
+        for task in mine - named:
+            self._cut_off.add(task)
+            self._drop(task, "it needs answers of a teacher that is set aside")
 
     @property
     def shards(self) -> int:
@@ -206,9 +201,12 @@ class Board:
         self._planner.record(task)
         shard = self._shards[task.shard]
         if task.stage == "route":
-            shard.routed = routed(report.facts)
-            self._unrouted.discard(shard.number)
+            shard.rounds.append(Round(task.output, routed(report.facts)))
+            if self._planner.is_routed(shard):
+                self._unrouted.discard(shard.number)
         self._refresh(shard)
+        for number in self._planner.followers(task):
+            self._refresh(self._shards[number])
 
     def _revive(self, task: Task) -> None:
         """A task that was given up is done after all (by another replica): so others may be."""
@@ -267,7 +265,8 @@ class Board:
 
     def _drop(self, task: Task, reason: str) -> None:
         self.given_up[task] = reason
-        self._dead.add(task.output)
+        if task.stage != "select":  # there may be a product under this name all the same
+            self._dead.add(task.output)
         self.roles[task.owner].waiting.discard(task)
         if task.stage == "route":
             self._unrouted.discard(task.shard)
@@ -297,12 +296,15 @@ class Board:
         """Gives up all tasks of a role whose engine cannot work."""
         role = self.roles[owner]
         role.set_aside = reason
+        self._planner.absent.add(owner)
         left = [*role.ready, *role.held, *role.in_flight, *role.waiting]
         role.ready.clear()
         role.held.clear()
         role.in_flight.clear()
         for task in left:
             self._give_up(task, reason)
+        for number in sorted(self._unrouted):  # they may go on without what it has not made
+            self._refresh(self._shards[number])
 
 
 def _urgency(task: Task) -> tuple[bool, int]:

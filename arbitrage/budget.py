@@ -27,7 +27,7 @@ from arbitrage.usage import Usage, total_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from arbitrage.components import Arbiter, Components, Teacher
+    from arbitrage.components import Components
     from arbitrage.config import RunConfig
     from arbitrage.plan import Task
 
@@ -38,11 +38,11 @@ _EPSILON = 1e-9
 
 def open_budget(config: RunConfig, components: Components, earlier: Mapping[str, Usage]) -> Budget:
     """The budget of a run; `earlier` is what each owner has spent before, by fingerprint."""
-    arbiter = components.arbiter
-    parts: tuple[Teacher | Arbiter, ...] = (*components.teachers, arbiter)
+    parts = components.served
     free = {p.fingerprint: set() if any(p.config.price or ()) else {"money"} for p in parts}
-    if not arbiter.config.tells_tokens:
-        free[arbiter.fingerprint].add("tokens")
+    for arbiter in components.arbiters:
+        if not arbiter.config.tells_tokens:
+            free[arbiter.fingerprint].add("tokens")
     return Budget(config.budget.limits(), earlier, free)
 
 

@@ -15,23 +15,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arbitrage import product
-from arbitrage.errors import StageError, StoreError
+from arbitrage.errors import StageError, StaleInputError, StoreError
 from arbitrage.identity import digest, fingerprint, prompt_id
-from arbitrage.plan import Planner, ShardState, quarantine_of, routed
+from arbitrage.parts import choosing_of, parts_of
+from arbitrage.plan import Planner, Round, ShardState, quarantine_of, routed
 from arbitrage.routers import routes_of
-from arbitrage.store import DIGEST_HEX, Listing, shard_number
+from arbitrage.store import DIGEST_HEX, Listing, key_of, shard_number
 
 if TYPE_CHECKING:
-    from arbitrage.components import Components
+    from collections.abc import Sequence
+
+    from arbitrage.components import Component, Components
+    from arbitrage.config import RunConfig
     from arbitrage.plan import Task
     from arbitrage.store import Content, Store
 
-SAID_BY_NAME = ("teacher", "model", "revision", "sampling")
+SAID_BY_NAME = ("teacher", "model", "revision", "sampling", "rejected_teacher")
 """Columns that tell a component's name or place, which may change without making anything anew."""
 
 Contents = dict[str, "Content | None"]
 Parts = tuple[Contents, Contents, Contents]
-"""By path the candidates, the scores and the quarantine files of a shard; none if not readable."""
+"""By path the candidates, what gates and Arbiters say of them, and the quarantine files of a shard;
+none if not readable."""
 
 
 class Fault(NamedTuple):
@@ -88,13 +93,13 @@ def kind_of(path: str) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """What all checks look at. `components` and `enforced` (gates) are the current config's, none
+    """What all checks look at. `components` and `config` are the current ones, none
     where it is not known; `samples`: per teacher fingerprint how many it makes of each prompt."""
 
     store: Store
     listing: Listing
     components: Components | None
-    enforced: tuple[str, ...]
+    config: RunConfig | None
     samples: dict[str, int]
 
 
@@ -111,10 +116,6 @@ def read(run: Run, path: str, found: Findings) -> Content | None:
         return None
     found.rows[kind_of(path)] += content.table.num_rows
     return content
-
-
-def _key(path: str) -> str:
-    return path.rsplit("/", 1)[1].split(".")[1]
 
 
 def owner_of(folder: str) -> str:
@@ -136,10 +137,11 @@ def check_shard(run: Run, number: int, paths: list[str]) -> Findings:
     for path in of.get("routes", []):
         _routes(run, path, at, asked, found)
     answers = {path: _candidates(run, path, at, found) for path in of.get("candidates", [])}
+    facts = {path: _facts(run, path, answers, found) for path in of.get("gates", [])}
     judged = {path: _scores(run, path, answers, found) for path in of.get("scores", [])}
     lost = {path: read(run, path, found) for path in of.get("quarantine", [])}
     for path in of.get("selected", []):
-        _selected(run, path, at, asked, (answers, judged, lost), found)
+        _selected(run, path, at, asked, (answers, {**facts, **judged}, lost), found)
     for path in lost:
         if path not in map(quarantine_of, of.get("selected", [])):
             found.notes.append(f"{path}: the product that it belongs to is not there")
@@ -152,7 +154,7 @@ def _prompts(run: Run, paths: list[str], found: Findings) -> Content | None:
         found.wrong(path, f"{paths[0]} has the same number; remove the one copied in", "none")
     if not paths or (content := read(run, path := paths[0], found)) is None:
         return None
-    if _key(path) != content.digest[:DIGEST_HEX]:
+    if key_of(path) != content.digest[:DIGEST_HEX]:
         found.wrong(path, "its content is not what its name says", "restore")
         return None
     ids = content.table["prompt_id"].to_pylist()
@@ -176,21 +178,25 @@ def _routes(run: Run, path: str, at: str, asked: Content | None, found: Findings
         noted = {}
     if noted != counted:
         found.wrong(path, "its footer does not say who is asked what")
-    key = fingerprint(at) if at else _key(path)
-    if not _key(path) == content.footer.get("key") == key:
+    known = content.footer.get("known", [])
+    made_from = fingerprint([at, *known] if known else at)
+    if not key_of(path) == content.footer.get("key") == (made_from if at else key_of(path)):
         found.wrong(path, "it was made from another prompt shard")
     elif asked and not content.table["prompt_id"].equals(asked.table["prompt_id"]):
         found.wrong(path, "it is not about the prompts of its shard")
-    elif asked and run.components and _is_current(run, path):
-        table = routes_of(asked.table, run.components)[1]
+    elif asked and (parts := run.components) and _routes_alone(run, path, parts) and not known:
+        table = routes_of(asked.table, parts).table
         if not table.equals(content.table):
             found.wrong(path, "the router asks other teachers than it says")
 
 
-def _is_current(run: Run, path: str) -> bool:
-    return run.components is not None and path.split("/")[1].endswith(
-        f"-{run.components.router.fingerprint}"
-    )
+def _routes_alone(run: Run, path: str, parts: Components) -> bool:
+    """Whether it is the current router's, and that can be asked again."""
+    return parts.router.can_route and _is_current(run, path, parts.router)
+
+
+def _is_current(run: Run, path: str, part: Component) -> bool:
+    return run.components is not None and owner_of(path.split("/")[1]) == part.fingerprint
 
 
 def _candidates(run: Run, path: str, at: str, found: Findings) -> Content | None:
@@ -198,12 +204,13 @@ def _candidates(run: Run, path: str, at: str, found: Findings) -> Content | None
         return None
     owner = owner_of(path.rpartition("/")[0])
     footer, table = content.footer, content.table
-    if footer.get("teacher") != owner or footer.get("key") != _key(path):
+    if footer.get("teacher") != owner or footer.get("key") != key_of(path):
         found.wrong(path, "its footer is of another teacher or other prompts than its name")
     ids, samples = table["prompt_id"].to_pylist(), table["sample"].to_pylist()
     asked = list(dict.fromkeys(ids))
     each = run.samples.get(owner, len(ids) // max(1, len(asked)))
-    if at and fingerprint([at, digest("".join(asked).encode())]) != _key(path):
+    read_besides = footer.get("read", [])
+    if at and fingerprint([at, digest("".join(asked).encode()), *read_besides]) != key_of(path):
         found.wrong(path, "its prompts are not those that its name says")
     if list(zip(ids, samples, strict=True)) != [(k, n) for k in asked for n in range(each)]:
         found.wrong(path, f"not every prompt has the samples 0 to {each - 1}, each once")
@@ -219,27 +226,54 @@ def _candidates(run: Run, path: str, at: str, found: Findings) -> Content | None
 def _scores(run: Run, path: str, answers: Contents, found: Findings) -> Content | None:
     if (content := read(run, path, found)) is None:
         return None
-    _, arbiter, teacher, name = path.split("/")
-    if content.footer.get("arbiter") != owner_of(arbiter) or content.footer.get("key") != _key(
-        path
-    ):
+    if not _is_of(content, path, "arbiter"):
         found.wrong(path, "its footer is of another Arbiter or other prompts than its name")
-    folder = run.listing.folders.get(("candidates", owner_of(teacher)))
     table = content.table
-    if not table["score"].is_null().equals(table["error"].is_valid()):
+    alone = pc.and_(table["score"].is_null(), table["error"].is_null())
+    both = pc.and_(table["score"].is_valid(), table["error"].is_valid())
+    in_some = "languages" in content.footer  # elsewhere it is not asked, which is no error
+    if pc.any(both).as_py() or (not in_some and pc.any(alone).as_py()):
         found.wrong(path, "a score is null without an error, or is there with one")
     elif not pc.all(pc.is_finite(table["score"].drop_null())).as_py() and len(
         table["score"].drop_null()
     ):
         found.wrong(path, "a score is not a finite number")
-    if f"{folder}/{name}" not in answers:
-        found.wrong(path, "the candidates that it is about are gone")
-    elif made := answers[f"{folder}/{name}"]:
-        if content.footer.get("candidates") != made.digest:
-            found.wrong(path, f"{folder}/{name} is not what was scored", "again")
-        elif not table.select([0, 1]).equals(made.table.select([0, 1])):
-            found.wrong(path, "its rows are not those of its candidates")
+    _about(run, path, content, answers, found)
     return content
+
+
+def _facts(run: Run, path: str, answers: Contents, found: Findings) -> Content | None:
+    if (content := read(run, path, found)) is None:
+        return None
+    if not _is_of(content, path, "gates"):
+        found.wrong(path, "its footer is of other gates or other prompts than its name")
+    _about(run, path, content, answers, found)
+    return content
+
+
+def _is_of(content: Content, path: str, kind: str) -> bool:
+    footer, folder = content.footer, path.split("/")[1]
+    return footer.get(kind) == owner_of(folder) and footer.get("key") == key_of(path)
+
+
+def _about(run: Run, path: str, content: Content, answers: Contents, found: Findings) -> None:
+    """What gates or an Arbiter say must be of the candidates that there are."""
+    made_of = about(path, content.footer, run.listing)
+    if made_of not in answers:
+        found.wrong(path, "the candidates that it is about are gone")
+    elif made := answers[made_of]:
+        if content.footer.get("candidates") != made.digest:
+            found.wrong(path, f"{made_of} is not what was scored", "again")
+        elif not content.table.select([0, 1]).equals(made.table.select([0, 1])):
+            found.wrong(path, "its rows are not those of its candidates")
+
+
+def about(path: str, footer: dict[str, Any], listing: Listing) -> str:
+    """The candidates that a file of scores or of gates is about."""
+    _, _, teacher, name = path.split("/")
+    folder = listing.folders.get(("candidates", owner_of(teacher)))
+    number = name.partition(".")[0]
+    return f"{folder}/{number}.{footer['of']}.parquet" if "of" in footer else f"{folder}/{name}"
 
 
 def _selected(
@@ -261,57 +295,63 @@ def _selected(
             found.notes.append(f"{path}: it is being replaced; run again")
         return
     lost = aside.table["prompt_id"].to_pylist() if aside else []
-    ids = [*content.table["prompt_id"].to_pylist(), *lost]
-    if not footer.get("prompts") == rows + len(lost) == rows + footer.get("quarantined", -1):
+    having = list(dict.fromkeys(content.table["prompt_id"].to_pylist()))
+    ids = [*having, *lost]
+    counted = (footer.get("selected", rows), footer.get("quarantined"))
+    if counted != (len(having), len(lost)) or footer.get("prompts") != len(ids):
         found.wrong(path, "the ledger does not add up: prompts = selected + quarantined")
     elif asked and sorted(ids) != sorted(asked.table["prompt_id"].to_pylist()):
         found.wrong(path, "selected and quarantined are not the prompts of its shard, each once")
     elif task is not None and not current:
         found.notes.append(f"{path}: it was made from other parts than there are now; run again")
-    elif task is not None and asked:
-        _build_again(run, task.inputs[1:], asked, parts, (path, content, aside), found)
+    elif asked and run.components and _is_current(run, path, run.components.selector):
+        inputs = footer.get("inputs") if task is None else task.inputs[1:]
+        _build_again(run, inputs or (), asked, parts, (path, content, aside), found)
 
 
 def _select_task(run: Run, path: str, at: str, asked: Content | None) -> Task | None:
-    """The task that makes a file of the current product; none for another selector's."""
-    if run.components is None or asked is None:
+    """The task that makes a file of the current product; none for another selector's, and where
+    what goes in depends on more than the shard's prompts, or the router's file is gone."""
+    parts = run.components
+    if parts is None or asked is None or not _is_current(run, path, parts.selector):
         return None
-    planner = Planner(run.components, Listing(folders=dict(run.listing.folders)), {})
-    if path.rpartition("/")[0] != planner.folder_of(run.components.selector):
+    many = len(parts.rounds) > 1 or parts.router.lag or parts.selector.chained
+    if many or not parts.router.can_route:
         return None
-    who = routes_of(asked.table, run.components)[0]
-    shard = ShardState(shard_number(path), at, asked.table.num_rows, who)
-    planner.record(planner.route_task(shard))
+    planner = Planner(parts, Listing(folders=dict(run.listing.folders)), {})
+    shard = ShardState(shard_number(path), at, asked.table.num_rows)
+    route = planner.route_task(shard)
+    shard.rounds.append(Round(route.output if route else "", routes_of(asked.table, parts)[0]))
     return next(task for task in planner.tasks(shard) if task.stage == "select")
 
 
 def _build_again(
     run: Run,
-    inputs: tuple[str, ...],
+    inputs: Sequence[str],
     asked: Content,
     parts: Parts,
     stored: tuple[str, Content, Content | None],
     found: Findings,
 ) -> None:
-    """The product must be what today's candidates and scores make of the prompts."""
+    """The product must be what today's candidates, gates and scores make of the prompts."""
     path, content, aside = stored
-    pairs = [
-        (a, parts[0].get(a), parts[1].get(s))
-        for a, s in zip(inputs[::2], inputs[1::2], strict=True)
-    ]
-    if run.components is None or not all(found.is_sound(name) for name in inputs):
+    if run.components is None or run.config is None or not all(map(found.is_sound, inputs)):
         return
-    made = []
-    for name, answers, judged in pairs:
-        if answers is None or judged is None:
-            what = f"what it was made from is gone: {name} or its scores"
-            found.notes.append(f"{path}: {what}; run makes it again")
-            return
-        teacher = run.components.teacher(owner_of(name.rpartition("/")[0]))
-        made.append(product.Part(teacher, answers.table, judged.table))
+    there = {**parts[0], **parts[1]}
+    before = [name for name in inputs if name.startswith("selected/")]
+    files = [name for name in inputs if name not in before]
+    contents = [there.get(name) for name in files]
+    if gone := [name for name, one in zip(files, contents, strict=True) if one is None]:
+        what = f"what it was made from is gone: {gone[0]}"
+        found.notes.append(f"{path}: {what}; run makes it again")
+        return
     try:
-        best, lost = product.build(asked.table, made, run.components, run.enforced)
-    except StageError as error:
+        read_from = dict(zip(files, filter(None, contents), strict=True))
+        made = parts_of(read_from, asked.table, run.components, run.config)
+        tally = run.store.footer(before[0]).get("tally") if before else None
+        choosing = choosing_of(run.config, run.components)
+        best, lost, _ = product.build(asked.table, made, run.components, choosing, tally)
+    except (StageError, StaleInputError, StoreError) as error:
         found.wrong(path, f"it cannot be made from its parts: {error}")
         return
     if not _same(best, content.table):

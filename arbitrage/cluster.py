@@ -71,7 +71,7 @@ class Cluster:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self.needs = Needs(desk.components)
+        self.needs = Needs(desk.components, desk.config.cluster.clerks)
         self._replicas: dict[str, Replica] = {}
         self._loading: dict[Any, Replica] = {}
         self._count = 0

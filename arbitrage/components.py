@@ -6,18 +6,19 @@ fingerprints make equal rows. Names, resources and concurrency are not in any fi
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arbitrage.config import ArbiterConfig, RunConfig, Served, TeacherConfig
-from arbitrage.errors import ConfigError
-from arbitrage.identity import directory_digest, fingerprint
-from arbitrage.languages import families, table
+from arbitrage.config import (
+    ArbiterConfig,
+    FuserConfig,
+    TeacherConfig,
+)
+from arbitrage.identity import fingerprint
+from arbitrage.judging import Judging
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from arbitrage.choices import RoutingConfig
 
 
 @dataclass(frozen=True)
@@ -37,36 +38,121 @@ class Component:
 
 @dataclass(frozen=True)
 class Teacher(Component):
-    """A teacher of the pool. `languages` are the codes that it is asked in."""
+    """A teacher of the pool. `languages` are the codes that it is asked in; `role` is the teacher
+    whose engine answers for it, if it is one that is asked again in another way."""
 
     config: TeacherConfig
     languages: frozenset[str]
     seed: int
+    role: str = ""
+
+    @property
+    def samples(self) -> int:
+        """Completions of each prompt."""
+        return sum(group.n for group in self.config.sampling)
+
+
+@dataclass(frozen=True)
+class Fuser(Teacher):
+    """Writes one answer from those of the teachers."""
+
+    config: FuserConfig
 
 
 @dataclass(frozen=True)
 class Arbiter(Component):
-    """The reward model."""
+    """A reward model. `languages` are the codes in which its scores count, none: in all."""
 
     config: ArbiterConfig
+    languages: frozenset[str] | None = None
+
+    def scores_in(self, language: str) -> bool:
+        """Whether it is asked about candidates in a language."""
+        return self.languages is None or language in self.languages
+
+    def key(self, asked: str) -> str:
+        """Of its scores of candidates that have a key of their own."""
+        return asked if self.languages is None else fingerprint([asked, sorted(self.languages)])
+
+
+@dataclass(frozen=True)
+class Router(Component):
+    """Decides who is asked. `config` holds fingerprints in place of names, and a file's text for
+    its path. `rounds`: how often per shard; `lag`: by what a shard so far before it gave, 0 for one
+    that does not learn from the run."""
+
+    config: RoutingConfig
+    rounds: int = 1
+    lag: int = 0
+
+    @property
+    def can_route(self) -> bool:
+        """Whether all is there that it decides by; its file may be gone, its routes are stored."""
+        return bool(self.identity)
+
+
+@dataclass(frozen=True)
+class Selector(Component):
+    """Chooses. `chained`: what it takes of a shard depends on what it took of those before it."""
+
+    chained: bool = False
 
 
 @dataclass(frozen=True)
 class Components:
-    """All parts of a run; `families` maps a language code to its family."""
+    """All parts of a run; `families` maps a language code to its family.
+
+    `retry` and `fuse` are the rounds after the router's, if they are wanted: `variants` are the
+    teachers as they are asked again, by their own fingerprint, and `fuser` writes one answer from
+    those of the others.
+    """
 
     teachers: tuple[Teacher, ...]
-    arbiter: Arbiter
-    router: Component
-    selector: Component
+    arbiters: tuple[Arbiter, ...]
+    router: Router
+    gates: Component
+    selector: Selector
     families: dict[str, str]
+    judging: Judging
+    variants: tuple[Teacher, ...] = ()
+    fuser: Fuser | None = None
+    retry: Component | None = None
+    fuse: Component | None = None
 
     @property
     def fingerprint(self) -> str:
         """The run's: it changes when any part does."""
-        parts = [self.arbiter, self.router, self.selector]
+        parts = [*self.arbiters, self.router, self.gates, self.selector]
+        parts += [part for part in (self.retry, self.fuse) if part]
         teachers = sorted(teacher.fingerprint for teacher in self.teachers)
         return fingerprint([teachers, *(part.fingerprint for part in parts)])
+
+    @property
+    def rounds(self) -> tuple[Component, ...]:
+        """What routes a shard, in order; a router of several rounds stands there several times."""
+        after = (part for part in (self.retry, self.fuse) if part)
+        return (*[self.router] * self.router.rounds, *after)
+
+    @property
+    def answering(self) -> tuple[Teacher, ...]:
+        """All that answer with an engine of their own: the teachers, and the fuser if any."""
+        return self.teachers if self.fuser is None else (*self.teachers, self.fuser)
+
+    @property
+    def served(self) -> tuple[Teacher | Arbiter, ...]:
+        """All that have an engine: those who answer, and the Arbiters."""
+        return (*self.answering, *self.arbiters)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of how far the Arbiter is to be trusted."""
+        found = [self.judging.remark] if self.judging.remark else []
+        if self.judging.card_of not in ("", self.arbiter.fingerprint):
+            found.append(
+                f"`trust.card` is not about Arbiter {self.arbiter.name!r} as it is now; make it "
+                "anew with `arbitrage arbiter check`"
+            )
+        return found
 
     @property
     def covered(self) -> frozenset[str]:
@@ -74,111 +160,27 @@ class Components:
         return frozenset().union(*(teacher.languages for teacher in self.teachers))
 
     def teacher(self, found: str) -> Teacher:
-        """The teacher with this fingerprint; KeyError if the pool has none."""
-        for teacher in self.teachers:
+        """The teacher with this fingerprint, the fuser too; KeyError if there is none."""
+        for teacher in (*self.answering, *self.variants):
             if teacher.fingerprint == found:
                 return teacher
         raise KeyError(found)
 
+    @property
+    def arbiter(self) -> Arbiter:
+        """The first, which alone counts where there is no other."""
+        return self.arbiters[0]
 
-def resolve(config: RunConfig, known: Mapping[str, str] | None = None) -> Components:
-    """Fingerprints every part of a config.
+    def arbiter_of(self, found: str) -> Arbiter:
+        """The Arbiter with this fingerprint; KeyError if there is none."""
+        for arbiter in self.arbiters:
+            if arbiter.fingerprint == found:
+                return arbiter
+        raise KeyError(found)
 
-    `known` holds fingerprints by "kind/name" that were found earlier; a part that is in it is not
-    looked at again, so that a run can be read where its models are not. Raises ConfigError for an
-    unknown family, a teacher that covers nothing, a local model that is not there, and two teachers
-    that would answer alike.
-    """
-    try:
-        family_of = families(config.families)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    known = known or {}
-    teachers = tuple(
-        _teacher(name, teacher, config, family_of, known)
-        for name, teacher in config.teachers.items()
-    )
-    _refuse_twins(teachers)
-    arbiter = _arbiter(config.arbiter, known)
-    coverage = {t.fingerprint: sorted(t.languages) for t in teachers}
-    router = _component(
-        "routes", config.routing.router, {**config.routing.identity(), "coverage": coverage}
-    )
-    rule = config.selection.rule
-    selection = {
-        "rule": rule,
-        "gates": sorted(config.gates.enforced()),
-        "arbiter": arbiter.fingerprint,
-        "families": family_of,
-    }
-    return Components(teachers, arbiter, router, _component("selected", rule, selection), family_of)
-
-
-def _component(kind: str, name: str, identity: dict[str, Any]) -> Component:
-    return Component(kind, name, identity, fingerprint(identity))
-
-
-def _teacher(
-    name: str,
-    config: TeacherConfig,
-    run: RunConfig,
-    family_of: Mapping[str, str],
-    known: Mapping[str, str],
-) -> Teacher:
-    found = known.get(f"candidates/{name}")
-    identity = config.identity() | ({} if found else _model_identity(f"teachers.{name}", config))
-    if any(group.temperature > 0 and group.seed is None for group in config.sampling):
-        identity["run_seed"] = run.seed
-    languages = _coverage(name, config, family_of)
-    own = found or fingerprint(identity)
-    return Teacher("candidates", name, identity, own, config, languages, run.seed)
-
-
-def _arbiter(config: ArbiterConfig, known: Mapping[str, str]) -> Arbiter:
-    found = known.get(f"scores/{config.name}")
-    identity = config.identity() | ({} if found else _model_identity("arbiter", config))
-    return Arbiter("scores", config.name, identity, found or fingerprint(identity), config)
-
-
-def _model_identity(place: str, config: Served) -> dict[str, Any]:
-    """A local folder is named by its content, so that moving it changes nothing."""
-    found: dict[str, Any] = {}
-    if config.model is not None:
-        folder = Path(config.model)
-        if folder.is_dir():
-            found["model"] = {"content": directory_digest(folder)}
-        elif config.model.startswith(("/", ".", "~")):
-            raise ConfigError(f"{place}: there is no model folder {config.model}")
-        else:
-            found["model"] = {"name": config.model}
-    lora = getattr(config.options, "lora", None)
-    if lora is not None:
-        if not Path(lora).is_dir():
-            raise ConfigError(f"{place}: there is no folder {lora} with a LoRA adapter")
-        content = {"content": directory_digest(Path(lora))}
-        found["options"] = config.options.identity() | {"lora": content}
-    return found
-
-
-def _coverage(name: str, config: TeacherConfig, family_of: Mapping[str, str]) -> frozenset[str]:
-    if config.languages == "all":
-        return frozenset(table())
-    known = sorted(set(family_of.values()))
-    for family in config.families:
-        if family not in known:
-            near = difflib.get_close_matches(family, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"families are {', '.join(known)}"
-            raise ConfigError(f"teachers.{name}: unknown family {family!r}; {hint}")
-    by_family = {code for code, family in family_of.items() if family in config.families}
-    return frozenset(by_family | set(config.languages))
-
-
-def _refuse_twins(teachers: tuple[Teacher, ...]) -> None:
-    seen: dict[str, str] = {}
-    for teacher in teachers:
-        twin = seen.setdefault(teacher.fingerprint, teacher.name)
-        if twin != teacher.name:
-            raise ConfigError(
-                f"teachers {twin!r} and {teacher.name!r} would give the same answers; change one "
-                "(model, sampling, seed, system prompt) or drop it"
-            )
+    def owner(self, found: str) -> Teacher | Arbiter | None:
+        """Whose answers or scores those are, of a variant the teacher itself; none if unknown."""
+        for variant in self.variants:
+            if variant.fingerprint == found:
+                found = variant.role
+        return next((part for part in self.served if part.fingerprint == found), None)

@@ -142,9 +142,11 @@ def _anchor_paths(raw: dict[str, Any], folder: Path) -> None:
         _anchor(source, "dataset", folder, only_if_there=True)
         if isinstance(source, dict):
             source["folder"] = str(folder)
-    teachers = raw.get("teachers")
-    served = list(teachers.values()) if isinstance(teachers, dict) else []
-    for block in [*served, raw.get("arbiter")]:
+    pools = (raw.get("teachers"), raw.get("arbiters"))
+    served = [one for pool in pools if isinstance(pool, dict) for one in pool.values()]
+    _anchor(raw.get("trust"), "card", folder)
+    _anchor(raw.get("routing"), "file", folder)
+    for block in [*served, raw.get("fuser"), raw.get("arbiter")]:
         _anchor(block, "model", folder, only_if_there=True)
         if isinstance(block, dict):
             _anchor(block.get("options"), "crash_once", folder)

@@ -118,12 +118,12 @@ class Role(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What one teacher's part of one shard still needs: requests to it and to the Arbiter."""
+    """What one teacher's part of one shard still needs: requests to it and to each Arbiter."""
 
     teacher: str
     shard: int
     generate: int
-    score: int
+    score: Mapping[str, int]
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Forecast:
 class _Job:
     owner: str
     requests: int
-    next: _Job | None = None
+    next: list[_Job] = field(default_factory=list)
 
 
 @dataclass
@@ -175,9 +175,9 @@ class _Seen:
     work_s: float = 0.0
 
 
-def forecast(roles: Sequence[Role], units: Iterable[Unit], arbiter: str, total: Slots) -> Forecast:
+def forecast(roles: Sequence[Role], units: Iterable[Unit], total: Slots) -> Forecast:
     """Plays what is missing on `total`; every role must fit."""
-    jobs = _jobs(list(units), arbiter)
+    jobs = _jobs(list(units))
     play = _Play(roles, jobs, total)
     play.run()
     busy = [role for role in roles if role.owner in play.seen]
@@ -205,19 +205,19 @@ def _parts(busy: Sequence[Role], seen: Mapping[str, _Seen], *, known: bool) -> l
     return parts
 
 
-def _jobs(units: Sequence[Unit], arbiter: str) -> list[_Job]:
+def _jobs(units: Sequence[Unit]) -> list[_Job]:
     """The first jobs, each with what follows it; neighbouring shards together in a long run."""
     block = -(-len(units) // MAX_JOBS) or 1
-    merged: dict[tuple[str, int], list[int]] = {}
+    asked: Counter[tuple[str, int]] = Counter()
+    scored: dict[tuple[str, int], Counter[str]] = {}
     for unit in units:
-        both = merged.setdefault((unit.teacher, unit.shard // block), [0, 0])
-        both[0] += unit.generate
-        both[1] += unit.score
+        place = (unit.teacher, unit.shard // block)
+        asked[place] += unit.generate
+        scored.setdefault(place, Counter()).update(unit.score)
     jobs = []
-    for (teacher, _), (generate, score) in merged.items():
-        judged = _Job(arbiter, score) if score else None
-        first = _Job(teacher, generate, judged) if generate else judged
-        jobs += [first] if first else []
+    for place, generate in asked.items():
+        judged = [_Job(owner, count) for owner, count in scored[place].items()]
+        jobs += [_Job(place[0], generate, judged)] if generate else judged
     return jobs
 
 
@@ -239,7 +239,7 @@ class _Play:
         self._total = self._free = total
         self._ready: dict[str, deque[_Job]] = {role.owner: deque() for role in roles}
         self._left = Counter(job.owner for job in jobs)
-        self._left.update(job.next.owner for job in jobs if job.next)
+        self._left.update(after.owner for job in jobs for after in job.next)
         self._replicas: dict[str, _Replica] = {}
         self._events: list[tuple[float, int, str]] = []
         self._count = itertools.count()
@@ -330,7 +330,7 @@ class _Play:
         job = replica.jobs.popleft()
         self._left[job.owner] -= 1
         self.seen[job.owner].end_s = self.now
-        if job.next:
-            self._ready[job.next.owner].append(job.next)
+        for after in job.next:
+            self._ready[after.owner].append(after)
         if replica.jobs:
             self._begin(name, replica.jobs[0])

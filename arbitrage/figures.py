@@ -10,7 +10,7 @@ from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arbitrage.components import Arbiter, Teacher
+from arbitrage.components import Teacher
 from arbitrage.estimate import Figures
 from arbitrage.store import shard_number
 from arbitrage.usage import Usage
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SAMPLED_FILES = 64
 KEPT_SPANS = 16
-PROMPTS, ROUTES, PRODUCT = "prompts", "routes", "selected"
+PROMPTS, ROUTES, GATES, PRODUCT = "prompts", "routes", "gates", "selected"
 """Under these names `Figures` of files that no engine makes are kept; their requests are rows.
 Who routes or selects changes little in their size, so earlier ones count too."""
 
@@ -37,7 +37,7 @@ def figures_of(
 ) -> dict[str, Figures]:
     """What the files and the diary of a run tell, by fingerprint; only of parts that did work."""
     components = planner.components
-    parts: tuple[Teacher | Arbiter, ...] = (*components.teachers, components.arbiter)
+    parts = components.served
     diary = speeds(store.events(), {part.fingerprint: part.name for part in parts})
     files = _files(planner, shards)
     found = {}
@@ -53,7 +53,7 @@ def figures_of(
                 _mean_bytes(store, files[part.fingerprint]),
                 diary[part.fingerprint].load_s,
             )
-    for name in (PROMPTS, ROUTES, PRODUCT):
+    for name in (PROMPTS, ROUTES, GATES, PRODUCT):
         size = _mean_bytes(store, files[name])
         if size is not None:
             found[name] = Figures(source, request_bytes=size)
@@ -66,10 +66,10 @@ def _files(planner: Planner, shards: Sequence[ShardState]) -> dict[str, list[tup
     rows = {shard.number: shard.rows for shard in shards}
     for path in sorted(planner.listing.files):
         kind = path.partition("/")[0]
-        if kind in (PROMPTS, ROUTES, PRODUCT):
+        if kind in (PROMPTS, ROUTES, GATES, PRODUCT):
             files[kind].append((path, rows.get(shard_number(path), 0)))
     for shard in shards:
-        for task in (task for pair in planner.pairs(shard) for task in pair):
+        for task in (task for lane in planner.lanes(shard) for task in lane.tasks):
             if planner.is_done(task) and task.requests:
                 files[task.owner].append((task.output, task.requests))
     return files

@@ -14,13 +14,13 @@ import contextlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from arbitrage.components import resolve
 from arbitrage.config import RunConfig
 from arbitrage.errors import StoreError, UsageError
 from arbitrage.identity import digest
 from arbitrage.manifest import IDENTITY, MANIFEST
 from arbitrage.plan import Planner, quarantine_of, read_state
 from arbitrage.prompts import MEMO
+from arbitrage.resolve import resolve
 from arbitrage.store import JOURNAL
 from arbitrage.usage import Usage, total_of
 from arbitrage.verify import leftovers
@@ -138,9 +138,10 @@ def _warning(found: list[Garbage]) -> str:
 def _used(planner: Planner) -> set[str]:
     """Folders of the config's own components."""
     parts = planner.components
-    arbiter = planner.folder_of(parts.arbiter)
-    folders = {planner.folder_of(part) for part in (parts.router, parts.selector, *parts.teachers)}
-    return folders | {arbiter} | {planner.folder_of(t, arbiter) for t in parts.teachers}
+    answerers = [part for part in (*parts.teachers, *parts.variants, parts.fuser) if part]
+    judges = [planner.folder_of(part) for part in (parts.gates, *parts.arbiters)]
+    folders = {planner.folder_of(part) for part in (*parts.rounds, parts.selector, *answerers)}
+    return folders | {*judges} | {planner.folder_of(t, one) for one in judges for t in answerers}
 
 
 def _components(planner: Planner, *, complete: bool) -> list[Garbage]:
@@ -149,7 +150,7 @@ def _components(planner: Planner, *, complete: bool) -> list[Garbage]:
     listing = planner.listing
     found = []
     for (parent, owner), folder in sorted(listing.folders.items()):
-        if folder in used or (parent.startswith("scores/") and parent not in used):
+        if folder in used or (parent.startswith(("scores/", "gates/")) and parent not in used):
             continue
         name = folder.rpartition("/")[2].removesuffix(f"-{owner}")
         kind = folder.split("/", 1)[0]
@@ -172,11 +173,11 @@ def _superseded(planner: Planner, shards: Iterable[ShardState]) -> list[Garbage]
     wanted: set[str] = set()
     settled: set[tuple[str, int]] = set()
     for shard in shards:
-        route = planner.route_task(shard)
-        wanted.add(route.output)
-        if planner.is_done(route):
-            settled.add((route.output.rpartition("/")[0], shard.number))
-        for task in (task for pair in planner.pairs(shard) for task in pair):
+        for number in range(len(shard.rounds)):
+            wanted.add(shard.rounds[number].route)
+        if planner.is_routed(shard):
+            settled.update((one.route.rpartition("/")[0], shard.number) for one in shard.rounds)
+        for task in (task for lane in planner.lanes(shard) for task in lane.tasks):
             wanted.add(task.output)
             if planner.is_done(task):
                 settled.add((task.output.rpartition("/")[0], shard.number))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from arbitrage.records import Message
 
@@ -119,3 +119,28 @@ def _remember(memo: Path, text: str) -> None:
         part = memo.with_name(f"{memo.name}.{os.getpid()}")
         part.write_text(text, encoding="ascii")
         part.replace(memo)
+
+
+def changes(old: Any, new: Any, place: str = "") -> list[str]:
+    """Which fields differ between two identities, as `field: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            line
+            for key in keys
+            for line in changes(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in changes(a, b, f"{place}.{i}")]
+    return [] if old == new else [f"{place}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _shown(value: Any) -> str:
+    return "default" if value is None else f"{value!r:.60}"
+
+
+def nearest_identity(new: dict[str, Any], others: Iterable[dict[str, Any]]) -> list[str]:
+    """The shortest account of how `new` differs from something that is already there."""
+    accounts = [changes(other, new) for other in others]
+    return min(accounts, key=len, default=[])

@@ -25,7 +25,9 @@ MANIFEST = ".manifest.json"
 
 def record_start(store: Store, loaded: Loaded, components: Components, planner: Planner) -> None:
     """Writes run.yaml, run.json and each component's identity, and opens the diary."""
-    parts = [components.router, components.arbiter, components.selector, *components.teachers]
+    routes = [part for part in (components.router, components.retry, components.fuse) if part]
+    parts = [*routes, components.gates, components.selector, *components.served]
+    parts += components.variants
     resolved = {
         "version": __version__,
         "python": platform.python_version(),
@@ -56,6 +58,7 @@ def record_task(store: Store, task: Task, report: Report, replica: str = "") -> 
         stage=task.stage,
         owner=task.owner,
         shard=task.shard,
+        output=task.output,
         replica=replica,
         rows=report.rows,
         errors=report.errors,

@@ -22,18 +22,17 @@ SILENT_S = 60.0
 class Needs:
     """Looks up roles by their owner; the reader and the clerk need nothing."""
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: Components, clerks: int = 1) -> None:
+        self._clerks = clerks
         self._components = components
-        teachers = {t.fingerprint: t.config for t in components.teachers}
-        arbiter = components.arbiter
-        self._configs: dict[str, Served] = {**teachers, arbiter.fingerprint: arbiter.config}
-        self._names = {t.fingerprint: t.name for t in components.teachers}
-        self._names[arbiter.fingerprint] = arbiter.name
+        served = components.served
+        self._configs: dict[str, Served] = {part.fingerprint: part.config for part in served}
+        self._names = {part.fingerprint: part.name for part in served}
         self._demands = {owner: demand_of(config) for owner, config in self._configs.items()}
 
     @property
     def owners(self) -> list[str]:
-        """The roles that have an engine: teachers, then the Arbiter."""
+        """The roles that have an engine: teachers, then the Arbiters."""
         return list(self._configs)
 
     @property
@@ -56,7 +55,9 @@ class Needs:
     def most(self, owner: str) -> int:
         """How many replicas of a role there may be."""
         config = self.config(owner)
-        return 1 if config is None else config.resources.replicas
+        if config is None:
+            return self._clerks if owner == CLERK else 1
+        return config.resources.replicas
 
     def least(self, owner: str) -> int:
         """How many replicas of a role come before other roles grow."""

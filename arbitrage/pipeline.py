@@ -16,10 +16,10 @@ from arbitrage.advice import advice
 from arbitrage.board import Board
 from arbitrage.budget import open_budget
 from arbitrage.cluster import Cluster
-from arbitrage.components import resolve
 from arbitrage.driver import drive, ration
 from arbitrage.engines import require, require_variables
 from arbitrage.plan import paid, read_state
+from arbitrage.resolve import resolve
 from arbitrage.stages import Desk
 from arbitrage.store import Store
 
@@ -39,16 +39,15 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
     """
     config = loaded.config
     components = resolve(config)
-    served = (config.arbiter, *config.teachers.values())
-    for one in served:
+    for one in config.served:
         require_variables(one.options)
-    for engine, python in {(one.engine, one.resources.python) for one in served}:
+    for engine, python in {(one.engine, one.resources.python) for one in config.served}:
         require(engine, python)
     store = Store(config.run, config.output.compression, config.output.patience_s)
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)
     with store.lock() as held:
-        for sentence in advice(config):
+        for sentence in (*advice(config), *components.remarks):
             progress.say(f"warning: {sentence}")
         store.sweep()
         planner, shards = read_state(components, store)

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from arbitrage import manifest, prompts
 from arbitrage.advice import advice
-from arbitrage.components import Arbiter, Component, Components, Teacher, resolve
+from arbitrage.components import Arbiter, Component, Components, Teacher
 from arbitrage.demand import MEND_MISFIT, demand_of, machine_of, misfit
 from arbitrage.estimate import (
     Costs,
@@ -33,8 +33,20 @@ from arbitrage.estimate import (
     cost_of,
     forecast,
 )
-from arbitrage.figures import PRODUCT, PROMPTS, ROUTES, figures_of
-from arbitrage.plan import Planner, ShardState, nearest_identity, paid, read_state
+from arbitrage.figures import GATES, PRODUCT, PROMPTS, ROUTES, figures_of
+from arbitrage.identity import nearest_identity
+from arbitrage.plan import (
+    CLERK,
+    Lane,
+    Planner,
+    Round,
+    ShardState,
+    Task,
+    paid,
+    read_state,
+)
+from arbitrage.records import MESSAGES, PROMPT_COLUMNS
+from arbitrage.resolve import resolve
 from arbitrage.routers import routes_of
 from arbitrage.store import Store
 from arbitrage.summary import against
@@ -42,8 +54,7 @@ from arbitrage.summary import against
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from arbitrage.config import RunConfig, Served
-    from arbitrage.plan import Task
+    from arbitrage.config import RunConfig
 
 NOTHING = Costs()
 
@@ -123,7 +134,7 @@ def preview(config: RunConfig, probed: Mapping[str, Figures] | None = None) -> P
     for role, part in count.parts():
         if role.tasks and not role.stored:
             role.changed = _changes(store, part)
-    _price(count, components, known, fresh)
+    _price(count, known, fresh)
     limits = config.budget.limits()
     found = Preview(
         store.address(),
@@ -136,9 +147,22 @@ def preview(config: RunConfig, probed: Mapping[str, Figures] | None = None) -> P
         dict(sorted(count.languages.items())),
         _total([role.costs for role in count.roles.values() if role.tasks]),
     )
+    found.warnings += _later(components)
     _weigh_budget(found)
     _look_ahead(found, config, components, count.units, known)
     return found
+
+
+def _later(components: Components) -> list[str]:
+    """What nobody can count before it is there."""
+    later = [f"router {components.router.name!r}"] if components.router.lag else []
+    later += [one.name for one in components.rounds[1:]]
+    if not later:
+        return []
+    return [
+        f"who is asked depends on what comes of it ({', '.join(dict.fromkeys(later))}): the run "
+        "may ask others, and more or fewer, than is told here"
+    ]
 
 
 def _weigh_budget(found: Preview) -> None:
@@ -167,54 +191,64 @@ class _Count:
     def __init__(self, planner: Planner, store: Store) -> None:
         components = planner.components
         self.roles = {("route", ""): RolePlan("router", "route")}
-        for teacher in components.teachers:
+        for teacher in components.answering:
             self.roles["generate", teacher.fingerprint] = RolePlan(teacher.name, "generate")
-        arbiter = components.arbiter
-        self.roles["score", arbiter.fingerprint] = RolePlan(arbiter.name, "score")
+        self.roles["gate", ""] = RolePlan("gates", "gate")
+        for arbiter in components.arbiters:
+            self.roles["score", arbiter.fingerprint] = RolePlan(arbiter.name, "score")
         self.roles["select", ""] = RolePlan(components.selector.name, "select")
         self.units: list[Unit] = []
         self.languages: Counter[str] = Counter()
         self._planner = planner
         self._store = store
 
-    def parts(self) -> Iterator[tuple[RolePlan, Component]]:
-        """The teachers and the Arbiter with their work."""
-        components = self._planner.components
-        for teacher in components.teachers:
-            yield self.roles["generate", teacher.fingerprint], teacher
-        yield self.roles["score", components.arbiter.fingerprint], components.arbiter
+    def parts(self) -> Iterator[tuple[RolePlan, Teacher | Arbiter]]:
+        """All that have an engine, with their work."""
+        for part in self._planner.components.served:
+            stage = "generate" if isinstance(part, Teacher) else "score"
+            yield self.roles[stage, part.fingerprint], part
 
     def add_shard(self, shard: ShardState) -> None:
         """Counts a shard that is stored; one that is not routed yet is routed in memory."""
         planner, missing, table = self._planner, [], None
-        if shard.routed is None:
+        if not shard.rounds:
+            table = self._prompts_of(shard)
+            asked = routes_of(table, planner.components)[0]
             route = planner.route_task(shard)
-            missing.append(route)
-            table = self._languages_of(shard)
-            shard.routed = routes_of(table, planner.components)[0]
-            planner.record(route)
+            if route is not None:
+                planner.record(route)
+            missing.append(Task("route", CLERK, shard.number, (), "", rows=shard.rows))
+            shard.rounds.append(Round(route.output if route else "", asked))
         missing += planner.tasks(shard)
+        if not any(task.stage == "select" for task in missing) and not self._is_complete(shard):
+            missing.append(Task("select", CLERK, shard.number, (), "", rows=shard.rows))
         for task in missing:
             served = task.stage in ("generate", "score")
             role = self.roles[task.stage, task.owner if served else ""]
             _add(role, task.rows, task.requests)
-        pairs = planner.pairs(shard)
-        for task in (task for pair in pairs for task in pair if planner.is_done(task)):
-            role = self.roles[task.stage, task.owner]
+        lanes = planner.lanes(shard)
+        for task in (task for lane in lanes for task in lane.tasks if planner.is_done(task)):
+            role = self.roles[task.stage, "" if task.owner == CLERK else task.owner]
             role.stored += 1
             role.stored_prompts += task.rows
             role.stored_requests += task.requests
-        units = [unit for pair in pairs if (unit := self._unit(shard, *pair))]
+        units = [unit for lane in lanes if (unit := self._unit(lane))]
         if units:
-            self._add_units(units, self._languages_of(shard) if table is None else table)
+            self._add_units(units, self._prompts_of(shard) if table is None else table)
 
-    def _languages_of(self, shard: ShardState) -> pa.Table:
-        return self._store.read(shard.path, columns=["prompt_id", "language"]).table
+    def _is_complete(self, shard: ShardState) -> bool:
+        """Whether nothing more can become of it that has no name yet."""
+        return self._planner.is_routed(shard) and not any(self._planner.tasks(shard))
 
-    def _unit(self, shard: ShardState, generate: Task, score: Task) -> Unit | None:
-        asked = 0 if self._planner.is_done(generate) else generate.requests
-        judged = 0 if self._planner.is_done(score) else score.requests
-        return Unit(generate.owner, shard.number, asked, judged) if asked or judged else None
+    def _prompts_of(self, shard: ShardState) -> pa.Table:
+        return self._store.read(shard.path, columns=PROMPT_COLUMNS).table
+
+    def _unit(self, lane: Lane) -> Unit | None:
+        generate, done = lane.generate, self._planner.is_done
+        asked = 0 if done(generate) else generate.requests
+        judged = {task.owner: task.requests for task in lane.scores if not done(task)}
+        judged = {owner: count for owner, count in judged.items() if count}
+        return Unit(generate.owner, generate.shard, asked, judged) if asked or judged else None
 
     def _add_units(self, units: Sequence[Unit], table: pa.Table) -> None:
         self.units += units
@@ -228,18 +262,21 @@ class _Count:
     def add_new(self, fresh: Iterator[prompts.Accepted], config: RunConfig, number: int) -> int:
         """Adds the work of prompts that are in no shard yet; returns how many there are."""
         components = self._planner.components
-        arbiter = components.arbiter.fingerprint
         total = 0
         while rows := list(itertools.islice(fresh, config.prompts.shard_size)):
+            messages = pa.array([row.messages for row in rows], MESSAGES)
             table = pa.table(
-                {"prompt_id": [r.id for r in rows], "language": [r.language for r in rows]}
+                [[row.id for row in rows], [row.language for row in rows], messages], PROMPT_COLUMNS
             )
             units = []
             for owner, (count, _) in routes_of(table, components)[0].items():
-                requests = count * _samples(components.teacher(owner))
+                requests = count * components.teacher(owner).samples
                 _add(self.roles["generate", owner], count, requests)
-                _add(self.roles["score", arbiter], count, requests)
-                units.append(Unit(owner, number, requests, requests))
+                _add(self.roles["gate", ""], count, 0)
+                judged = {a.fingerprint: requests for a in components.arbiters}
+                for arbiter in judged:
+                    _add(self.roles["score", arbiter], count, requests)
+                units.append(Unit(owner, number, requests, judged))
             self._add_units(units, table)
             for stage in ("route", "select"):
                 _add(self.roles[stage, ""], len(rows), 0)
@@ -253,10 +290,6 @@ def _add(role: RolePlan, rows: int, requests: int) -> None:
     role.requests += requests
 
 
-def _samples(teacher: Teacher) -> int:
-    return sum(group.n for group in teacher.config.sampling)
-
-
 def _changes(store: Store, part: Component) -> list[str]:
     """How a component without files differs from the nearest earlier one of its name."""
     notes = manifest.identities(store, part.kind)
@@ -264,16 +297,14 @@ def _changes(store: Store, part: Component) -> list[str]:
     return nearest_identity(part.identity, [old for old in earlier if old != part.identity])
 
 
-def _price(count: _Count, components: Components, known: Mapping[str, Figures], fresh: int) -> None:
+def _price(count: _Count, known: Mapping[str, Figures], fresh: int) -> None:
     """Sets every role's costs."""
     for role, part in count.parts():
-        config: Served = components.arbiter.config
         figures = known.get(part.fingerprint)
         if isinstance(part, Teacher):
             figures = figures or at_most(part.config.sampling)
-            config = part.config
-        role.costs = cost_of(role.requests, figures or Figures("bound"), config.price)
-    for stage, names in (("route", (PROMPTS, ROUTES)), ("select", (PRODUCT,))):
+        role.costs = cost_of(role.requests, figures or Figures("bound"), part.config.price)
+    for stage, names in (("route", (PROMPTS, ROUTES)), ("gate", (GATES,)), ("select", (PRODUCT,))):
         role = count.roles[stage, ""]
         rows = {PROMPTS: fresh}
         parts = [cost_of(rows.get(n, role.prompts), known.get(n, Figures("")), None) for n in names]
@@ -317,7 +348,7 @@ def _look_ahead(
     if total is None:
         return
     found.machine = {"cpus": total.cpus, "gpus": total.gpus, "memory_gb": total.memory_gb}
-    parts: tuple[Teacher | Arbiter, ...] = (*components.teachers, components.arbiter)
+    parts = components.served
     demands = {part.name: demand_of(part.config) for part in parts}
     found.misfits = [
         f"{misfit(name, demand, total)}; {MEND_MISFIT}"
@@ -326,7 +357,7 @@ def _look_ahead(
     ]
     if units and not found.misfits:
         roles = [_role(part, known.get(part.fingerprint, Figures(""))) for part in parts]
-        found.forecast = forecast(roles, units, components.arbiter.fingerprint, total)
+        found.forecast = forecast(roles, units, total)
 
 
 def _role(part: Teacher | Arbiter, figures: Figures) -> Role:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arbitrage import pipeline, prompts
-from arbitrage.components import resolve
 from arbitrage.config import PromptsConfig
 from arbitrage.configfile import Loaded
 from arbitrage.errors import ArbitrageError
 from arbitrage.figures import figures_of
 from arbitrage.plan import paid, read_state
+from arbitrage.resolve import resolve
 from arbitrage.settings import BudgetConfig
 from arbitrage.store import Store
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from arbitrage.components import Components
     from arbitrage.prompts import PromptSet
 
-ORDER = ("selected", "quarantine", "scores", "candidates", "routes", "prompts", "papers")
+ORDER = ("selected", "quarantine", "scores", "gates", "candidates", "routes", "prompts", "papers")
 """What was made last goes first: a repair that is killed leaves nothing made from what is gone."""
 
 
@@ -87,7 +87,7 @@ def examine(place: Path | str, tell: Callable[[int, int], None], *, mend: bool) 
     with store.lock() if mend else contextlib.nullcontext():
         opened = _opened(place)
         if opened is None:
-            findings = check(store, None, (), tell)
+            findings = check(store, None, None, tell)
             if findings.is_sound("run.json"):
                 findings.wrong("run.json", "there is none that this version can read")
             return Examination(
@@ -95,7 +95,7 @@ def examine(place: Path | str, tell: Callable[[int, int], None], *, mend: bool) 
             )
         config, components = opened
         store = Store(place, config.output.compression, config.output.patience_s)
-        findings = check(store, components, config.gates.enforced(), tell)
+        findings = check(store, components, config, tell)
         if not mend:
             return Examination(str(place), findings, None)
         sources = None
@@ -156,12 +156,12 @@ def _made_from(path: str, files: set[str]) -> Iterator[str]:
         for other in files:
             place, _, its_name = other.rpartition("/")
             if (
-                other.startswith("scores/")
+                other.startswith(("gates/", "scores/"))
                 and its_name == name
                 and owner_of(place) == owner_of(folder)
             ):
                 yield other
-    if kind in ("candidates", "scores"):
+    if kind in ("candidates", "gates", "scores"):
         number = shard_number(path)
         yield from (p for p in files if p.startswith("selected/") and shard_number(p) == number)
     elif kind == "selected":

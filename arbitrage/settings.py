@@ -67,6 +67,9 @@ class ClusterConfig(Block):
     )
     cpus: int | None = incidental(None, ge=1, description="none: all of the machine")
     gpus: int | None = incidental(None, ge=0, description="none: all of the machine")
+    clerks: int = incidental(
+        1, ge=1, le=1_000, description="processes that route, look for gates' facts, and select"
+    )
     attempts: int = incidental(3, ge=1, le=100, description="tries per task before it is given up")
     grace_s: float = incidental(
         20.0, ge=0, description="for answers that are begun when the run is told to stop"

@@ -1,6 +1,6 @@
 """The stages as idempotent functions: one task in, one published file and a small report out.
 
-    read -> route -> generate -> score -> select
+    read -> route -> generate -> gate + score -> select
 
 A stage reads its inputs from the store, does its work through an engine where it needs one, checks
 that ids in = ids out, and publishes. It knows no Ray and no batch size. Running a task twice gives
@@ -14,29 +14,31 @@ import itertools
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from arbitrage import gates, product
-from arbitrage.arbiter import Verdict, judge
+from arbitrage import answers, fusion, gates, product, rounds
+from arbitrage.arbiter import NOT_ASKED, Verdict, judge
+from arbitrage.columns import names_any
+from arbitrage.components import Fuser
 from arbitrage.config import for_language
-from arbitrage.errors import EngineError, ItemError, StageError, StaleInputError
-from arbitrage.identity import derive_seed
+from arbitrage.errors import StageError
 from arbitrage.journal import Journal
+from arbitrage.lineup import lined_up
+from arbitrage.parts import choosing_of, part_of, read_parts
 from arbitrage.plan import Report, Task, quarantine_of
 from arbitrage.prompts import PromptSet, published_from, read_shards
-from arbitrage.records import CANDIDATES, PROMPT_COLUMNS, SCORES, Completion, Prompt
+from arbitrage.records import GATES, PROMPT_COLUMNS, SCORES, Prompt
 from arbitrage.resumable import Resumable, Work
-from arbitrage.routers import routes_of
+from arbitrage.store import key_of
 from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from arbitrage.components import Components, Teacher
-    from arbitrage.config import RunConfig, Sampling
+    from arbitrage.config import RunConfig
     from arbitrage.engines import Generator, Scorer
     from arbitrage.prompts import Shard
     from arbitrage.store import Published, Store
@@ -93,68 +95,70 @@ def _read_on(number: int, prompt_set: PromptSet, desk: Desk) -> Shard | None:
 
 async def route(task: Task, desk: Desk) -> Report:
     """Writes who is asked what; `facts["teachers"]` says how much, per teacher fingerprint."""
-    columns = ["prompt_id", "language"]
-    prompts = (await asyncio.to_thread(desk.store.read, task.inputs[0], columns)).table
-    asked, table = routes_of(prompts, desk.components)
-    await _publish(desk, task.output, table, {"key": task.key, "teachers": asked})
-    return Report(table.num_rows, facts={"teachers": asked})
+    return await asyncio.to_thread(_route, task, desk)
+
+
+def _route(task: Task, desk: Desk) -> Report:
+    store, components = desk.store, desk.components
+    prompts = store.read(task.inputs[0], PROMPT_COLUMNS).table
+    before = _before(task.inputs[1:], prompts, desk)
+    routed = rounds.decided(prompts, task.round, before, components)
+    note = {"key": task.key, "teachers": routed.asked, "state": routed.state}
+    store.publish(task.output, routed.table, {**note, "known": list(task.inputs[1:])})
+    return Report(routed.table.num_rows, facts={"teachers": routed.asked})
+
+
+def _before(paths: Sequence[str], prompts: pa.Table, desk: Desk) -> rounds.Outcome | None:
+    """What a round goes by: the route before it, and what came of the prompts named after it."""
+    if not paths:
+        return None
+    state = desk.store.footer(paths[0]).get("state", {})
+    seen = prompts.slice(0, 0) if len(paths) < 2 else desk.store.read(paths[1]).table
+    parts = read_parts(desk.store, paths[2:], seen, desk.components, desk.config)
+    lineup = lined_up(seen, parts, choosing_of(desk.config, desk.components))
+    return rounds.Outcome(seen, lineup, state)
 
 
 async def generate(task: Task, desk: Desk) -> Report:
     """One teacher answers its prompts of one shard; answers that are already stored are kept."""
-    teacher = desk.components.teacher(task.owner)
+    teacher = desk.components.teacher(task.variant or task.owner)
     engine = cast("Generator", desk.engine)
-    prompts = await asyncio.to_thread(_asked, task, desk.store, teacher)
+    prompts, reused = await asyncio.to_thread(_asked, task, desk, teacher)
     wanted = {prompt.id for prompt in prompts}
-    stored = await asyncio.to_thread(_answered_before, task.inputs[2:], desk.store, wanted)
-    groups = _groups(teacher)
+    stored = await asyncio.to_thread(_answered_before, reused, desk.store, wanted)
+    groups = answers.groups_of(teacher)
     missing = {
         f"{prompt.id}/{group.number}": (prompt, group)
         for prompt in prompts
         if prompt.id not in stored
         for group in groups
     }
-    work = Work(partial(_answer, engine), _told, _untold, _deadly, lambda item: item[0].id)
+    work = Work(
+        partial(answers.answer, engine),
+        answers.told,
+        answers.untold,
+        answers.deadly,
+        lambda item: item[0].id,
+    )
     journal = Journal(desk.store, task.output, task.key)
-    answers = Resumable(missing, work, journal, engine.max_in_flight, lambda: desk.halted)
-    besides = await answers.finish(wary=task.wary)
-    fresh: dict[str, list[_Answer]] = {}
+    made = Resumable(missing, work, journal, engine.max_in_flight, lambda: desk.halted)
+    besides = await made.finish(wary=task.wary)
+    fresh: dict[str, list[answers.Answer]] = {}
     for key, (prompt, _) in missing.items():
-        fresh.setdefault(prompt.id, []).extend(answers.results[key])
-    new = table = _candidates(prompts, fresh, teacher)
+        fresh.setdefault(prompt.id, []).extend(made.results[key])
+    new = table = answers.candidates_of(prompts, fresh, teacher)
     if stored:
         kept = (stored[prompt.id] for prompt in prompts if prompt.id in stored)
-        table = _in_order(pa.concat_tables([new, *kept]), prompts)
-    _check_complete(table, prompts, teacher)
-    spent = besides.plus(_usage(new)).priced(teacher.config.price)
-    note: dict[str, Any] = {"key": task.key, "teacher": task.owner, **_counts(table)}
-    note |= {"spent": asdict(spent), "made_with": engine.provenance()}
+        table = answers.in_order(pa.concat_tables([new, *kept]), prompts)
+    answers.require_complete(table, prompts, teacher)
+    spent = besides.plus(answers.usage_of(new)).priced(teacher.config.price)
+    told = {"key": task.key, "teacher": teacher.fingerprint, **answers.counts_of(table)}
+    note: dict[str, Any] = {**told, "spent": asdict(spent), "made_with": engine.provenance()}
+    if isinstance(teacher, Fuser) and desk.components.fuse:
+        note["read"] = [desk.components.fuse.fingerprint, *task.inputs[2:]]
     await _publish(desk, task.output, table.combine_chunks(), note)
     await asyncio.to_thread(journal.remove)
-    return Report(new.num_rows, _counts(new)["errors"], spent=spent)
-
-
-def _usage(new: pa.Table) -> Usage:
-    """What candidates that have just been made have spent."""
-    counts = _counts(new)
-    return Usage(new.num_rows, counts["prompt_tokens"], counts["completion_tokens"])
-
-
-def _counts(table: pa.Table) -> dict[str, int]:
-    return {
-        "errors": table.num_rows - table["error"].null_count,
-        "prompt_tokens": pc.sum(table["prompt_tokens"]).as_py() or 0,
-        "completion_tokens": pc.sum(table["completion_tokens"]).as_py() or 0,
-    }
-
-
-def _check_complete(table: pa.Table, prompts: list[Prompt], teacher: Teacher) -> None:
-    """Ids in = ids out, every sample of each."""
-    samples = range(sum(group.n for group in teacher.config.sampling))
-    wanted = [(prompt.id, sample) for prompt in prompts for sample in samples]
-    keys, numbers = table["prompt_id"].to_pylist(), table["sample"].to_pylist()
-    if list(zip(keys, numbers, strict=True)) != wanted:
-        raise StageError(f"{len(keys)} candidates are not those of {len(wanted)} requests")
+    return Report(new.num_rows, answers.counts_of(new)["errors"], spent=spent)
 
 
 async def _publish(desk: Desk, path: str, table: pa.Table, note: dict[str, Any]) -> Published:
@@ -162,8 +166,10 @@ async def _publish(desk: Desk, path: str, table: pa.Table, note: dict[str, Any])
     return await asyncio.to_thread(desk.store.publish, path, table, note)
 
 
-def _asked(task: Task, store: Store, teacher: Teacher) -> list[Prompt]:
-    """The teacher's prompts of the shard, with its system prompt where they have none."""
+def _asked(task: Task, desk: Desk, teacher: Teacher) -> tuple[list[Prompt], tuple[str, ...]]:
+    """The teacher's prompts of the shard, with its system prompt where they have none; and the
+    files of its own earlier candidates."""
+    store = desk.store
     shard = store.read(task.inputs[0], columns=PROMPT_COLUMNS).table
     routes = store.read(task.inputs[1]).table
     ids, languages, messages = (shard[name].to_pylist() for name in PROMPT_COLUMNS)
@@ -173,12 +179,28 @@ def _asked(task: Task, store: Store, teacher: Teacher) -> list[Prompt]:
     for key, language, turns, owners in zip(
         ids, languages, messages, routes["teachers"].to_pylist(), strict=True
     ):
-        if task.owner in owners:
+        if teacher.fingerprint in owners:
             system = for_language(teacher.config.system, language)
             if system and turns[0]["role"] != "system":
                 turns = [{"role": "system", "content": system}, *turns]
             prompts.append(Prompt(key, language, turns))
-    return prompts
+    if not isinstance(teacher, Fuser):
+        return prompts, task.inputs[2:]
+    candidates = _sound_candidates(task.inputs[2:], shard, desk)
+    return fusion.fused(prompts, candidates, teacher.config), ()
+
+
+def _sound_candidates(paths: Sequence[str], shard: pa.Table, desk: Desk) -> fusion.Candidates:
+    """What a fuser may read; `paths` are candidates and their gates, in turn."""
+    rows: list[tuple[str, str | None]] = []
+    sound: list[bool] = []
+    for lane in zip(paths[::2], paths[1::2], strict=True):
+        contents = [desk.store.read(path) for path in lane]
+        part = part_of(lane, contents, shard, desk.components, desk.config)
+        columns = (part.candidates[name].to_pylist() for name in ("prompt_id", "completion"))
+        rows += zip(*columns, strict=True)
+        sound += (~names_any(part.failed, desk.config.gates.enforced())).tolist()
+    return fusion.gathered(rows, sound)
 
 
 def _answered_before(paths: Sequence[str], store: Store, wanted: set[str]) -> dict[str, pa.Table]:
@@ -199,145 +221,61 @@ def _answered_before(paths: Sequence[str], store: Store, wanted: set[str]) -> di
     return found
 
 
-def _in_order(table: pa.Table, prompts: list[Prompt]) -> pa.Table:
-    """Candidates in the order of their prompts, samples in order."""
-    place = {prompt.id: number for number, prompt in enumerate(prompts)}
-    keys = table["prompt_id"].to_pylist()
-    samples = table["sample"].to_pylist()
-    rows = sorted(range(len(keys)), key=lambda row: (place[keys[row]], samples[row]))
-    return table.take(pa.array(rows, pa.int64()))
+async def gate(task: Task, desk: Desk) -> Report:
+    """Writes down what there is to know of candidates for the gates; thresholds come later."""
+    return await asyncio.to_thread(_gate, task, desk)
 
 
-class _Answer(NamedTuple):
-    sampling: int
-    seed: int
-    completion: Completion | None
-    error: str | None
+def _gate(task: Task, desk: Desk) -> Report:
+    store = desk.store
+    asked = _prompts_of(store.read(task.inputs[0], PROMPT_COLUMNS).table)
+    candidates = store.read(task.inputs[1])
+    told = candidates.table
+    prompts = [asked[key] for key in told["prompt_id"].to_pylist()]
+    columns = (told[name].to_pylist() for name in ("completion", "finish_reason"))
+    texts, reasons = columns
+    facts = gates.measure(prompts, texts, reasons, gates.refusals_of(desk.config.gates))
+    own = told.select(["prompt_id", "sample"])
+    table = pa.Table.from_arrays([*own.columns, *facts.columns], schema=GATES)
+    note = {"key": task.key, "gates": desk.components.gates.fingerprint}
+    store.publish(task.output, table, {**note, "candidates": candidates.digest})
+    return Report(table.num_rows)
 
 
-class _Group(NamedTuple):
-    """A sampling group with what its seeds derive from; `samples` counts over all groups."""
-
-    number: int
-    sampling: Sampling
-    samples: range
-    seed: int
-    teacher: str
-
-
-def _groups(teacher: Teacher) -> list[_Group]:
-    groups: list[_Group] = []
-    first = 0
-    for number, sampling in enumerate(teacher.config.sampling):
-        seed = teacher.seed if sampling.seed is None else sampling.seed
-        samples = range(first, first + sampling.n)
-        groups.append(_Group(number, sampling, samples, seed, teacher.fingerprint))
-        first += sampling.n
-    return groups
-
-
-async def _answer(engine: Generator, item: tuple[Prompt, _Group]) -> list[_Answer]:
-    """All completions of one sampling group for one prompt."""
-    prompt, group = item
-    number, sampling, samples, base, teacher = group
-    seeds = [derive_seed(base, prompt.id, teacher, sample) for sample in samples]
-    try:
-        completions = await engine.generate(prompt, sampling, seeds)
-    except ItemError as error:
-        return [_Answer(number, seed, None, str(error) or "refused") for seed in seeds]
-    if len(completions) != len(seeds):
-        raise EngineError(
-            f"the engine gave {len(completions)} completions where {len(seeds)} were asked for"
-        )
-    return [_settled(number, *pair) for pair in zip(seeds, completions, strict=True)]
-
-
-def _settled(group: int, seed: int, made: Completion | ItemError) -> _Answer:
-    if isinstance(made, ItemError):
-        return _Answer(group, seed, None, str(made) or "refused")
-    return _Answer(group, seed, made, None)
-
-
-def _deadly(item: tuple[Prompt, _Group], why: str) -> list[_Answer]:
-    prompt, group = item
-    seeds = [derive_seed(group.seed, prompt.id, group.teacher, sample) for sample in group.samples]
-    return [_Answer(group.number, seed, None, why) for seed in seeds]
-
-
-def _told(answers: list[_Answer]) -> list[Any]:
-    """Answers as plain data, for the journal."""
-    return [
-        [*answer[:2], answer.completion and list(answer.completion), answer.error]
-        for answer in answers
-    ]
-
-
-def _untold(told: list[Any]) -> list[_Answer]:
-    return [
-        _Answer(group, seed, made and Completion(*made), error) for group, seed, made, error in told
-    ]
-
-
-_FAILED = Completion("", "error", 0, 0)
-
-
-def _candidates(
-    prompts: list[Prompt], answers: dict[str, list[_Answer]], teacher: Teacher
-) -> pa.Table:
-    """The CANDIDATES table of what was just generated, in the order of prompts and samples."""
-    samples = range(sum(group.n for group in teacher.config.sampling))
-    asked = [prompt.id for prompt in prompts if prompt.id in answers]
-    flat = [answer for key in asked for answer in answers[key]]
-    done = [answer.completion or _FAILED for answer in flat]
-    columns: list[list[Any]] = [
-        [key for key in asked for _ in samples],
-        [sample for _ in asked for sample in samples],
-        [answer.sampling for answer in flat],
-        [None if answer.completion is None else answer.completion.text for answer in flat],
-        [completion.reasoning for completion in done],
-        [completion.finish_reason for completion in done],
-        [completion.prompt_tokens for completion in done],
-        [completion.completion_tokens for completion in done],
-        [answer.seed for answer in flat],
-        [answer.error for answer in flat],
-    ]
-    return _as_table(columns, CANDIDATES)
+def _prompts_of(shard: pa.Table) -> dict[str, Prompt]:
+    columns = (shard[name].to_pylist() for name in PROMPT_COLUMNS)
+    return {row[0]: Prompt(*row) for row in zip(*columns, strict=True)}
 
 
 async def score(task: Task, desk: Desk) -> Report:
-    """The Arbiter judges one teacher's candidates of one shard; gates are recorded beside."""
+    """An Arbiter judges one teacher's candidates of one shard, in the languages that it scores."""
     scorer = cast("Scorer", desk.engine)
+    arbiter = desk.components.arbiter_of(task.owner)
     shard = (await asyncio.to_thread(desk.store.read, task.inputs[0], PROMPT_COLUMNS)).table
     candidates = await asyncio.to_thread(desk.store.read, task.inputs[1])
-    keys, samples, texts, reasons = (
-        candidates.table[name].to_pylist()
-        for name in ("prompt_id", "sample", "completion", "finish_reason")
-    )
-    columns = (shard[name].to_pylist() for name in PROMPT_COLUMNS)
-    asked = {row[0]: Prompt(*row) for row in zip(*columns, strict=True)}
-    rows = zip(keys, samples, texts, strict=True)
-    pairs = {f"{key}/{sample}": (asked[key], text) for key, sample, text in rows}
+    names = ("prompt_id", "sample", "completion")
+    keys, samples, texts = (candidates.table[name].to_pylist() for name in names)
+    asked = _prompts_of(shard)
+    pairs = {
+        f"{key}/{sample}": (asked[key], text)
+        for key, sample, text in zip(keys, samples, texts, strict=True)
+        if arbiter.scores_in(asked[key].language)
+    }
     work = Work(lambda pair: judge(scorer, *pair), list, lambda told: Verdict(*told), _unjudged, id)
     journal = Journal(desk.store, task.output, candidates.digest)
     marks = Resumable(pairs, work, journal, scorer.max_in_flight, lambda: desk.halted)
     besides = await marks.finish(wary=task.wary)
-    verdicts = [marks.results[key] for key in pairs]
-    judged: list[list[Any]] = [
-        keys,
-        samples,
-        [verdict.score for verdict in verdicts],
-        [
-            [] if text is None else gates.failed(text, reason)
-            for text, reason in zip(texts, reasons, strict=True)
-        ],
-        [verdict.error for verdict in verdicts],
-    ]
-    table = _as_table(judged, SCORES)
+    rows = (f"{key}/{sample}" for key, sample in zip(keys, samples, strict=True))
+    verdicts = [marks.results.get(row, NOT_ASKED) for row in rows]
+    told = [verdict.score for verdict in verdicts], [verdict.error for verdict in verdicts]
+    table = answers.as_table([keys, samples, *told], SCORES)
     errors = table.num_rows - table["error"].null_count
-    requests = Usage(sum(text is not None for text in texts))
-    spent = besides.plus(requests).priced(desk.components.arbiter.config.price)
+    requests = Usage(sum(text is not None for _, text in pairs.values()))
+    spent = besides.plus(requests).priced(arbiter.config.price)
     note: dict[str, Any] = {"key": task.key, "arbiter": task.owner}
     note["candidates"] = candidates.digest
+    if arbiter.languages is not None:
+        note |= {"languages": sorted(arbiter.languages), "of": key_of(task.inputs[1])}
     note |= {"errors": errors, "spent": asdict(spent), "made_with": scorer.provenance()}
     await _publish(desk, task.output, table, note)
     await asyncio.to_thread(journal.remove)
@@ -355,38 +293,29 @@ async def select(task: Task, desk: Desk) -> Report:
 
 
 def _select(task: Task, desk: Desk) -> Report:
-    store = desk.store
+    store, components = desk.store, desk.components
     prompts = store.read(task.inputs[0]).table
-    parts = [
-        _part(store, desk.components, answers, judged)
-        for answers, judged in zip(task.inputs[1::2], task.inputs[2::2], strict=True)
-    ]
-    selected, lost = product.build(prompts, parts, desk.components, desk.config.gates.enforced())
+    files, before = task.inputs[1:], None
+    if components.selector.chained and task.shard:
+        before = store.footer(files[-1])["tally"]
+        files = files[:-1]
+    parts = read_parts(store, files, prompts, components, desk.config)
+    choosing = choosing_of(desk.config, components)
+    selected, lost, tally = product.build(prompts, parts, components, choosing, before)
     aside = quarantine_of(task.output)
     if lost.num_rows or store.has(aside):
         store.publish(aside, lost, {"key": task.key})
-    note = {"key": task.key, "prompts": prompts.num_rows, "quarantined": lost.num_rows}
-    store.publish(task.output, selected, note)
+    note: dict[str, Any] = {"key": task.key, "prompts": prompts.num_rows, "tally": tally}
+    note |= {"selected": prompts.num_rows - lost.num_rows, "quarantined": lost.num_rows}
+    store.publish(task.output, selected, {**note, "inputs": list(task.inputs[1:])})
     return Report(selected.num_rows, lost.num_rows)
-
-
-def _part(store: Store, components: Components, answers: str, judged: str) -> product.Part:
-    candidates, scores = store.read(answers), store.read(judged)
-    if scores.footer.get("candidates") != candidates.digest:
-        raise StaleInputError(judged, answers)
-    teacher = components.teacher(candidates.footer["teacher"])
-    return product.Part(teacher, candidates.table, scores.table)
-
-
-def _as_table(columns: list[list[Any]], schema: pa.Schema) -> pa.Table:
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 STAGES: dict[str, Callable[[Task, Desk], Awaitable[Report]]] = {
     "read": read,
     "route": route,
     "generate": generate,
+    "gate": gate,
     "score": score,
     "select": select,
 }

@@ -8,6 +8,7 @@ whole files only; one driver at a time holds a run directory, and a dead driver 
     prompts/00000.<digest>.parquet             prompts/sources.json
     routes/<router>-<fp>/00000.<key>.parquet
     candidates/<teacher>-<fp>/00000.<key>.parquet
+    gates/gates-<fp>/<teacher>-<fp>/00000.<key>.parquet
     scores/<arbiter>-<fp>/<teacher>-<fp>/00000.<key>.parquet
     selected/<selector>-<fp>/00000.parquet     selected/latest
     quarantine/<stage>/...
@@ -31,7 +32,7 @@ from arbitrage.diary import DIARY, Diary, parsed
 from arbitrage.errors import StoreError
 from arbitrage.files import files_of, patiently, reason_of
 from arbitrage.lock import CLAIMS, NOTE, Lock, holder_of
-from arbitrage.records import REPEATING, SCHEMAS, leaves
+from arbitrage.records import REPEATING, RETIRED, SCHEMAS, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -219,8 +220,9 @@ class Store:
 
     def read(self, relative: str, columns: list[str] | None = None) -> Content:
         """A whole file, or some columns of it, with its kind's schema: a nullable column that an
-        earlier version did not have is null. Raises StoreError with the file's name when it is
-        damaged or gone, or has other columns."""
+        earlier version did not have is null, and one that has moved elsewhere is left out.
+
+        Raises StoreError with the file's name when it is damaged or gone, or has other columns."""
         data = self.read_bytes(relative)
         try:
             # half the cost of pq.read_table
@@ -271,8 +273,9 @@ class Store:
             self._list_files(kind, found, deep=kind == "quarantine")
         for kind in ("routes", "candidates", "selected"):
             self._list_components(kind, found)
-        for arbiter in self._list_components("scores", found):
-            self._list_components(arbiter, found)
+        for kind in ("gates", "scores"):
+            for judge in self._list_components(kind, found):
+                self._list_components(judge, found)
         return found
 
     def _list_components(self, parent: str, found: Listing) -> list[str]:
@@ -352,22 +355,43 @@ class Store:
         return self._done("read", NOTE, Lock(self.files).is_held)
 
 
+def key_of(relative: str) -> str:
+    """What went into a data file, as its name tells."""
+    return relative.rsplit("/", 1)[-1].split(".")[1]
+
+
 def shard_number(relative: str) -> int:
     """The shard that a data file belongs to."""
     return int(relative.rsplit("/", 1)[-1].split(".", 1)[0])
 
 
 def _as_kind(table: pa.Table, relative: str, columns: list[str] | None) -> pa.Table:
-    """The table in its kind's schema; ValueError where more than nullable columns are missing."""
+    """The table in its kind's schema; ValueError where more than nullable columns are missing, or
+    nullable fields of the structs in lists."""
     kind = relative.split("/", 1)[0]
     schema = pa.schema([SCHEMAS[kind].field(name) for name in columns or SCHEMAS[kind].names])
+    table = table.select([n for n in table.column_names if n not in RETIRED.get(kind, ())])
     for place, column in enumerate(schema):
         if column.nullable and column.name not in table.column_names:
             nulls = pa.nulls(table.num_rows, column.type)
             table = table.add_column(min(place, table.num_columns), column, nulls)
+        elif column.name in table.column_names and _lacks_fields(
+            table[column.name].type, column.type
+        ):
+            at = table.column_names.index(column.name)
+            table = table.set_column(at, column, table[column.name].cast(column.type))
     if not table.schema.equals(schema):
         raise ValueError(f"its columns are not those of {kind} files; another version wrote it")
     return table
+
+
+def _lacks_fields(have: pa.DataType, want: pa.DataType) -> bool:
+    """Whether lists of structs have some of the fields that they should have, and no others."""
+    if not all(pa.types.is_list(t) and pa.types.is_struct(t.value_type) for t in (have, want)):
+        return False
+    wanted = {part.name: part.type for part in want.value_type}
+    known = (wanted.get(part.name) == part.type for part in have.value_type)
+    return have.value_type.num_fields < len(wanted) and all(known)
 
 
 def _note(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:

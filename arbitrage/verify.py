@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arbitrage.components import Components
+    from arbitrage.config import RunConfig
     from arbitrage.store import Listing, Store
 
 READERS = 4
@@ -37,14 +38,14 @@ NUMBERED = re.compile(r"\d{5,}(\.[0-9a-f]+)?\.parquet")
 def check(
     store: Store,
     components: Components | None,
-    enforced: tuple[str, ...],
+    config: RunConfig | None,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """Reads everything. `tell` hears of shards (done, all); `components` none: no config known."""
     found = Findings()
     listing = store.listing()
     samples = _papers(store, listing, found)
-    run = Run(store, listing, components, enforced, samples)
+    run = Run(store, listing, components, config, samples)
     shards = _by_number(listing, found)
     with ThreadPoolExecutor(READERS) as pool:
         # an iterator, so that no more than the small accounts of shards are held
@@ -98,7 +99,8 @@ def _doubled(found: Findings) -> None:
 
 def _papers(store: Store, listing: Listing, found: Findings) -> dict[str, int]:
     """Reads configs and identities; gives how many samples each teacher makes per prompt."""
-    samples = {}
+    samples: dict[str, int] = {}
+    again: dict[str, str] = {}
     _paper(store, "run.json", found)
     for (_, owner), folder in sorted(listing.folders.items()):
         note = _paper(store, f"{folder}{IDENTITY}", found)
@@ -107,9 +109,12 @@ def _papers(store: Store, listing: Listing, found: Findings) -> dict[str, int]:
         if not isinstance(note, dict) or fingerprint(note.get("identity")) != owner:
             found.wrong(f"{folder}{IDENTITY}", "it is not the identity of its folder")
         elif folder.startswith("candidates/"):
-            groups = note["identity"].get("sampling") or [{}]
+            identity = note["identity"]
+            again[owner] = identity.get("teacher", "")
+            groups = identity.get("sampling") or [{}]
             samples[owner] = sum(group.get("n", 1) for group in groups)
-    return samples
+    asked_again = {owner: teacher for owner, teacher in again.items() if teacher}
+    return samples | {owner: samples.get(t, 1) for owner, t in asked_again.items()}
 
 
 def _paper(store: Store, path: str, found: Findings) -> Any:

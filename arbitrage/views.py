@@ -7,15 +7,21 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from arbitrage.components import Components, resolve
+import pyarrow as pa
+
+from arbitrage import gates
+from arbitrage.components import Components
 from arbitrage.config import RunConfig
 from arbitrage.errors import InputError, StoreError, UsageError
-from arbitrage.plan import STAGES, ShardState, read_state
+from arbitrage.plan import CLERK, STAGES, ShardState, read_state
+from arbitrage.resolve import resolve
 from arbitrage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from arbitrage.plan import Lane, Planner
 
 LOOK_PATIENCE_S = 10.0
 """Of those who only look; a run's own is in its config."""
@@ -77,14 +83,15 @@ def status(place: Path | str) -> Status:
     store, components = open_run(place)
     planner, shards = read_state(components, store)
     roles = {
-        **{t.fingerprint: RoleStatus(t.name, "generate") for t in components.teachers},
-        components.arbiter.fingerprint: RoleStatus(components.arbiter.name, "score"),
+        **{t.fingerprint: RoleStatus(t.name, "generate") for t in components.answering},
+        CLERK: RoleStatus("gates", "gate"),
+        **{a.fingerprint: RoleStatus(a.name, "score") for a in components.arbiters},
         "": RoleStatus(components.selector.name, "select", known=len(shards)),
     }
     files: dict[str, list[str]] = {owner: [] for owner in roles}
     outdated = 0
     for shard in shards:
-        for task in (task for pair in planner.pairs(shard) for task in pair):
+        for task in (task for lane in planner.lanes(shard) for task in lane.tasks):
             roles[task.owner].known += 1
             if planner.is_done(task):
                 files[task.owner].append(task.output)
@@ -109,7 +116,7 @@ def status(place: Path | str) -> Status:
         store.holder() if running else None,
         sum(shard.rows for shard in shards),
         len(shards),
-        sum(shard.routed is None for shard in shards),
+        sum(not planner.is_routed(shard) for shard in shards),
         list(roles.values()),
         set_aside,
         outdated,
@@ -142,14 +149,13 @@ def show(place: Path | str, prefix: str) -> Shown:
     """Finds a prompt by id, or the start of one, or the user's own id. Raises InputError."""
     store, components = open_run(place)
     planner, shards = read_state(components, store)
+    config = RunConfig.model_validate(store.read_json("run.json")["config"])
     shard, prompt = _find(store, shards, prefix)
     key = prompt["prompt_id"]
     candidates: list[dict[str, Any]] = []
-    for generate, score in planner.pairs(shard):
-        if planner.is_done(generate):
-            judged = store.read(score.output).table if planner.is_done(score) else None
-            name = components.teacher(generate.owner).name
-            candidates += _candidates(store.read(generate.output).table, judged, key, name)
+    for lane in planner.lanes(shard):
+        if planner.is_done(lane.generate):
+            candidates += _candidates(store, planner, lane, prompt, config)
     candidates.sort(
         key=lambda row: (bool(row["gates"]), row["score"] is None, -(row["score"] or 0.0))
     )
@@ -181,12 +187,29 @@ def _find(store: Store, shards: list[ShardState], prefix: str) -> tuple[ShardSta
     return shard, store.read(shard.path).table.slice(row, 1).to_pylist()[0]
 
 
-def _candidates(table: Any, judged: Any, key: str, teacher: str) -> list[dict[str, Any]]:
-    rows = []
-    verdicts = judged.to_pylist() if judged is not None else [{}] * table.num_rows
-    for row, verdict in zip(table.to_pylist(), verdicts, strict=True):
-        if row["prompt_id"] == key:
-            error = row["error"] or verdict.get("error")
-            told = {"score": verdict.get("score"), "gates": verdict.get("gates") or []}
-            rows.append({"teacher": teacher, **row, **told, "error": error})
+def _candidates(
+    store: Store, planner: Planner, lane: Lane, prompt: dict[str, Any], config: RunConfig
+) -> list[dict[str, Any]]:
+    """One teacher's candidates of a prompt with what is known of each; `score` is the first
+    Arbiter's that gave one."""
+    name = planner.components.teacher(lane.generate.variant or lane.generate.owner).name
+    table = store.read(lane.generate.output).table
+    key = prompt["prompt_id"]
+    mine = [n for n, one in enumerate(table["prompt_id"].to_pylist()) if one == key]
+    rows = [
+        {"teacher": name, **row, "score": None, "gates": [], "scores": {}}
+        for row in table.take(pa.array(mine, pa.int64())).to_pylist()
+    ]
+    if planner.is_done(lane.gate):
+        facts = store.read(lane.gate.output).table.take(pa.array(mine, pa.int64()))
+        failed = gates.apply(facts, [prompt["language"]] * len(rows), config.gates)
+        for row, names in zip(rows, failed.to_pylist(), strict=True):
+            row["gates"] = names
+    for task in (task for task in lane.scores if planner.is_done(task)):
+        arbiter = planner.components.arbiter_of(task.owner).name
+        verdicts = store.read(task.output).table.take(pa.array(mine, pa.int64())).to_pylist()
+        for row, told in zip(rows, verdicts, strict=True):
+            row["scores"][arbiter] = told["score"]
+            row["score"] = told["score"] if row["score"] is None else row["score"]
+            row["error"] = row["error"] or told["error"]
     return rows

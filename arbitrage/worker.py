@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arbitrage.components import Arbiter
 from arbitrage.engines import ENGINES, build_generator, build_scorer
 from arbitrage.plan import CLERK, READER
 from arbitrage.pulse import beats
@@ -22,7 +23,7 @@ from arbitrage.stages import execute
 if TYPE_CHECKING:
     from typing import Any
 
-    from arbitrage.components import Arbiter, Teacher
+    from arbitrage.components import Teacher
     from arbitrage.config import Served
     from arbitrage.plan import Report, Task
     from arbitrage.stages import Desk
@@ -44,15 +45,11 @@ class Worker:
     async def load(self, owner: str) -> None:
         """Builds a role's engine in place of the one that is there, if any; the reader and the
         clerk have none."""
-        components = self._desk.components
         await self.unload()
-        if owner == components.arbiter.fingerprint:
-            self._desk.engine = await asyncio.to_thread(
-                build_scorer, self._told(components.arbiter)
-            )
-        elif owner not in (READER, CLERK):
-            teacher = components.teacher(owner)
-            self._desk.engine = await asyncio.to_thread(build_generator, self._told(teacher))
+        if owner not in (READER, CLERK):
+            served = self._told(self._served(owner))
+            build = build_scorer if isinstance(served, Arbiter) else build_generator
+            self._desk.engine = await asyncio.to_thread(build, served)
         gc.freeze()
 
     def _told(self, served: Any) -> Any:
@@ -77,9 +74,7 @@ class Worker:
         return 0
 
     def _served(self, owner: str) -> Teacher | Arbiter:
-        arbiter = self._desk.components.arbiter
-        is_arbiter = owner == arbiter.fingerprint
-        return arbiter if is_arbiter else self._desk.components.teacher(owner)
+        return next(p for p in self._desk.components.served if p.fingerprint == owner)
 
     async def unload(self) -> None:
         """Frees the engine's device."""

@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from arbitrage.components import resolve
 from arbitrage.configfile import load
 from arbitrage.engines import build_scorer
 from arbitrage.identity import prompt_id
 from arbitrage.records import Prompt
+from arbitrage.resolve import resolve
 from micro_world import HELDOUT, read_lexicons, world
 from micro_wrong import KINDS, WrongAnswers
 from train_micro import read_pool

@@ -28,12 +28,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arbitrage.components import resolve
 from arbitrage.configfile import load
 from arbitrage.engines import build_generator, build_scorer
 from arbitrage.errors import ItemError
 from arbitrage.identity import derive_seed, prompt_id
 from arbitrage.records import Prompt
+from arbitrage.resolve import resolve
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")

@@ -26,12 +26,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arbitrage.board import Board
-from arbitrage.components import Components, resolve
+from arbitrage.components import Components
 from arbitrage.config import RunConfig
 from arbitrage.nodes import Nodes
 from arbitrage.placement import Place, Slots
 from arbitrage.plan import CLERK, READER, Planner, Report, Task
 from arbitrage.prompts import Shard
+from arbitrage.resolve import resolve
 from arbitrage.scheduler import Drain, RoleView, Start, Stop, assign, decide
 from arbitrage.store import Listing
 from arbitrage.turns import Swap, with_swaps
@@ -43,7 +44,7 @@ TASK_S = (90.0, 120.0, 150.0, 180.0, 160.0, 200.0, 220.0, 260.0, 300.0)
 LOAD_S = {1: 60.0, 2: 120.0, 4: 180.0, 8: 300.0}
 ARBITER_S = 12.0
 NODE_BACK_S = 3600.0
-OWN_WORK_S = {"read": 0.05, "route": 0.05, "select": 0.05}
+OWN_WORK_S = {"read": 0.05, "route": 0.05, "gate": 0.05, "select": 0.05}
 
 
 @dataclass

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from arbitrage import manifest, prompts
 from arbitrage.board import Board
-from arbitrage.components import Components, resolve
+from arbitrage.components import Components, Teacher
 from arbitrage.config import RunConfig
 from arbitrage.configfile import Loaded
 from arbitrage.engines import build_generator, build_scorer
@@ -29,13 +29,15 @@ from arbitrage.plan import (
     READER,
     Planner,
     Report,
+    Round,
     ShardState,
     Task,
     quarantine_of,
     read_state,
 )
 from arbitrage.prompts import Shard
-from arbitrage.records import SCHEMAS
+from arbitrage.records import PROMPT_COLUMNS, SCHEMAS
+from arbitrage.resolve import resolve
 from arbitrage.routers import routes_of
 from arbitrage.stages import Desk, execute
 from arbitrage.store import Listing, Store
@@ -80,7 +82,7 @@ def fake(skill: Any = 0.5, languages: Any = "all", **more: Any) -> dict[str, Any
 def make_config(
     folder: Path, teachers: dict[str, Any], source: Path | None = None, **blocks: Any
 ) -> RunConfig:
-    """A run in `folder`; declared languages only, so that no detector is loaded."""
+    """A run in `folder`; declared languages only, which the prompts' English does not care for."""
     asked = {
         "sources": [{"path": str(source or folder / "prompts.jsonl")}],
         "shard_size": 8,
@@ -88,8 +90,11 @@ def make_config(
         "contradiction": "ignore",
         **blocks.pop("prompts", {}),
     }
-    told = {"run": str(folder / "run"), "prompts": asked, "teachers": teachers, **blocks}
-    return RunConfig.model_validate({"arbiter": {"engine": "fake"}, **told})
+    gates = {"language": False, **blocks.pop("gates", {})}
+    told = {"run": str(folder / "run"), "prompts": asked, "teachers": teachers, "gates": gates}
+    told |= blocks
+    alone = {} if "arbiters" in told else {"arbiter": {"engine": "fake"}}
+    return RunConfig.model_validate({**alone, **told})
 
 
 class Recorded:
@@ -135,8 +140,7 @@ class Run:
 
     def engine(self, name: str) -> Recorded:
         """The engine of a teacher or of the Arbiter, by name."""
-        parts = [*self.components.teachers, self.components.arbiter]
-        owner = next(part.fingerprint for part in parts if part.name == name)
+        owner = next(p.fingerprint for p in self.components.served if p.name == name)
         engine = self.desks[owner].engine
         assert isinstance(engine, Recorded)
         return engine
@@ -187,12 +191,10 @@ def opened(config: RunConfig, engines: dict[str, Any] | None = None) -> Run:
     board = Board(planner, shards, unread=bool(prompt_set.unread), attempts=attempts)
     desks = {CLERK: Desk(store, config, components)}
     desks[READER] = Desk(store, config, components, prompt_set=prompt_set)
-    for teacher in components.teachers:
-        engine = (engines or {}).get(teacher.name) or build_generator(teacher)
-        desks[teacher.fingerprint] = Desk(store, config, components, Recorded(engine))
-    arbiter = components.arbiter
-    engine = (engines or {}).get(arbiter.name) or build_scorer(arbiter)
-    desks[arbiter.fingerprint] = Desk(store, config, components, Recorded(engine))
+    for part in components.served:
+        build = build_generator if isinstance(part, Teacher) else build_scorer
+        engine = (engines or {}).get(part.name) or build(part)
+        desks[part.fingerprint] = Desk(store, config, components, Recorded(engine))
     return Run(config, components, store, planner, board, desks)
 
 
@@ -252,11 +254,13 @@ def planned(made: Run) -> list[Task]:
     missing: list[Task] = []
     _, shards = read_state(made.components, made.store)
     for shard in shards:
-        if shard.routed is None:
+        if not shard.rounds:
             task = made.planner.route_task(shard)
+            assert task is not None
             missing.append(task)
-            table = made.store.read(shard.path, columns=["prompt_id", "language"]).table
-            shard.routed = routes_of(table, made.components)[0]
+            table = made.store.read(shard.path, columns=PROMPT_COLUMNS).table
+            asked = routes_of(table, made.components).asked
+            shard.rounds.append(Round(task.output, asked))
             made.planner.record(task)
         missing += made.planner.tasks(shard)
     return missing

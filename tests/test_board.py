@@ -61,6 +61,7 @@ def test_every_stage_of_every_shard_is_done_once_and_then_all_is_over() -> None:
         "read": SHARDS + 1,
         "route": SHARDS,
         "generate": 3 * SHARDS,
+        "gate": 3 * SHARDS,
         "score": 3 * SHARDS,
         "select": SHARDS,
     }
@@ -88,10 +89,10 @@ def test_the_order_of_finishing_changes_neither_the_tasks_nor_the_end(
         task = flying.pop(rng.randrange(len(flying)))
         board.finished(task, pretend(task, components, shards))
         done.append(task)
-    assert len(done) == len(set(done)) == shards * (2 + 2 * teachers) + shards + 1
+    assert len(done) == len(set(done)) == shards * (2 + 3 * teachers) + shards + 1
     assert is_over(board)
     for task in done:
-        if task.stage == "score":
+        if task.stage in ("gate", "score"):
             assert {t.output for t in done[: done.index(task)]} >= set(task.inputs[1:])
 
 
@@ -158,7 +159,7 @@ def test_giving_up_one_generation_ends_the_run_and_keeps_the_rest() -> None:
     assert selected == set(range(SHARDS)) - {lost.shard}
 
 
-@pytest.mark.parametrize("stage", ["route", "generate", "score", "select"])
+@pytest.mark.parametrize("stage", ["route", "generate", "gate", "score", "select"])
 def test_in_the_end_every_task_is_done_or_given_up_with_a_reason(stage: str) -> None:
     components, board = imagined(2, shards=shard_states(), unread=False, attempts=1)
     lost = play_until(board, components, stage)
@@ -181,7 +182,7 @@ def test_an_output_that_comes_in_late_takes_back_what_was_given_up_for_it() -> N
     assert is_over(board)
     board.finished(first, pretend(first, components, 1))
     done = play(board, components)
-    assert [task.stage for task in done] == ["score", "select"]
+    assert [task.stage for task in done] == ["score", "gate", "select"]
     assert not board.given_up
 
 
@@ -214,7 +215,7 @@ def test_a_reader_that_is_given_up_ends_the_run_after_what_was_read() -> None:
     assert not any(board.expects_more(owner) for owner in board.roles)
 
 
-@pytest.mark.parametrize("stage", ["route", "generate", "score", "select"])
+@pytest.mark.parametrize("stage", ["route", "generate", "gate", "score", "select"])
 def test_no_role_expects_more_once_nothing_can_come(stage: str) -> None:
     """A role that waits for what was given up holds its slots for nothing."""
     components, board = imagined(2, shards=shard_states(1), unread=False, attempts=1)
@@ -279,14 +280,14 @@ def test_a_task_that_finishes_after_its_role_was_set_aside_counts_and_is_scored(
     board.set_aside(task.owner, "broken")
     board.finished(task, pretend(task, components, 1))
     done = play(board, components)
-    assert [t.stage for t in done] == ["score", "select"]
+    assert [t.stage for t in done] == ["score", "gate", "select"]
     assert not board.given_up
 
 
 def test_stale_scores_are_made_again_and_then_the_product() -> None:
     components, board = imagined(2, shards=shard_states(1), unread=False)
     select = play_until(board, components, "select")
-    scores = select.inputs[2]
+    scores = next(path for path in select.inputs if path.startswith("scores/"))
     assert board.stale(select, scores, "stale")
     assert next_owner(board) == components.arbiter.fingerprint
     done = play(board, components)
@@ -358,7 +359,9 @@ def test_counts_are_of_this_session_and_add_up() -> None:
         assert (role.done, role.rows, role.completion_tokens) == (SHARDS, 10 * SHARDS, 100 * SHARDS)
     assert board.roles[READER].done == SHARDS
     assert board.roles[components.arbiter.fingerprint].done == 2 * SHARDS
-    assert board.roles[CLERK].done == 2 * SHARDS
+    assert board.roles[CLERK].done == (2 + 2) * SHARDS, (
+        "a route, a product, and gates of two teachers"
+    )
     assert board.shards == SHARDS
 
 

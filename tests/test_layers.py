@@ -22,21 +22,42 @@ ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 
 STORY = (
     ("errors", "records", "languages", "stats", "usage", "pulse"),
-    ("identity", "blocks", "deadline", "files"),
-    ("options", "settings", "choices", "lock", "diary"),
-    ("config",),
-    ("components", "advice"),
-    ("configfile", "store", "sources", "validation", "selection", "engines", "routers"),
-    ("prompts", "arbiter", "gates", "plan", "product", "journal", "placement"),
-    ("resumable", "demand", "readahead"),
-    ("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary"),
+    (
+        "identity",
+        "blocks",
+        "deadline",
+        "files",
+        "writing",
+        "phrases",
+        "columns",
+        "combine",
+        "rules",
+    ),
+    ("sourcecode", "rules"),
+    ("options", "settings", "choices", "lock", "diary", "confusion", "loops", "quotas", "measures"),
+    ("config", "gates", "directions", "selection", "card"),
+    ("judging", "fusion", "advice"),
+    ("components",),
+    ("resolve", "routers.protocol"),
+    ("routers.lifts",),
+    (
+        *("routers.everyone", "routers.fixed", "routers.drawn"),
+        *("routers.learned", "routers.cascade", "routers.adaptive"),
+    ),
+    ("configfile", "store", "sources", "validation", "engines", "routers"),
+    ("prompts", "arbiter", "plan", "lineup", "journal", "placement"),
+    ("product", "baselines", "pairs", "replay"),
+    ("resumable", "demand", "readahead", "parts", "rounds", "attacks", "results"),
+    ("answers",),
+    ("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary", "assay"),
     ("worker", "replica", "needs", "nodes", "turns", "events", "checks"),
     ("cluster", "estimate"),
     ("driver", "figures"),
     ("pipeline", "views", "preview", "verify"),
-    ("repair", "garbage", "probe"),
+    ("repair", "garbage", "probe", "compare", "routing", "failures"),
     ("tables",),
-    ("tables_plan", "terminal"),
+    ("tables_plan", "tables_arbiter", "tables_gates", "tables_route", "terminal"),
+    ("cli_arbiter", "cli_route"),
     ("cli",),
 )
 LAYERS = {module: layer for layer, modules in enumerate(STORY) for module in modules}
@@ -47,6 +68,7 @@ FAMILIES = ("engines", "routers")
 
 HELPERS = {
     "engines.chat": "templates and tokens, for every engine that holds a tokenizer",
+    "engines.fence": "what a turn says is no control token, beneath the former",
     "engines.template": "the same for engines without one",
     "engines.reasoning": "the one rule that parts reasoning from answer",
     "engines.microbatch": "batching that every engine without its own scheduler shares",
@@ -63,7 +85,7 @@ CATCH_ALL = {"engines.microbatch": 1, "engines.stepper": 3}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_MEDIAN_LINES = 10
-PRINTERS = ("cli", "progress", "terminal")
+PRINTERS = ("cli", "cli_arbiter", "cli_route", "progress", "terminal")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

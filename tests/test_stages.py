@@ -12,6 +12,7 @@ import json
 import math
 import random
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from arbitrage.components import resolve
 from arbitrage.engines import build_generator, build_scorer
 from arbitrage.errors import EngineError, ItemError, StageError, StaleInputError, StoreError
-from arbitrage.plan import CLERK, READER, Task, changes, nearest_identity
+from arbitrage.identity import changes, nearest_identity
+from arbitrage.plan import CLERK, READER, Task
 from arbitrage.records import Completion, Prompt
+from arbitrage.resolve import resolve
 from arbitrage.stages import Desk, execute
 from arbitrage.store import Published, Store
 from harness import (
@@ -224,7 +226,14 @@ def assert_candidates_agree(made: Run, flat: dict[tuple[str, str, int], Expected
 
 def test_a_run_is_what_the_engines_and_the_rule_say(tmp_path: Path, source: Path) -> None:
     made = run(pool_config(tmp_path, source))
-    assert Counter(made.stages) == {"read": 3, "route": 3, "generate": 9, "score": 9, "select": 3}
+    assert Counter(made.stages) == {
+        "read": 3,
+        "route": 3,
+        "generate": 9,
+        "gate": 9,
+        "score": 9,
+        "select": 3,
+    }
     assert not made.failed
     assert leftovers(made) == []
     assert_agrees(made, numbered_prompts(PROMPTS))
@@ -456,7 +465,9 @@ def test_a_refused_prompt_is_a_row_with_its_error_and_is_never_scored(
     mine = judged_rows[judged_rows["prompt_id"] == bad["prompt_id"].iloc[0]]
     assert mine["score"].isna().all()
     assert mine["error"].notna().all()
-    assert [list(gates) for gates in mine["gates"]] == [[], []]
+    facts = frame(made.store.root, f"gates/{made.components.gates.label}/t-")
+    nothing = facts[facts["prompt_id"] == bad["prompt_id"].iloc[0]]
+    assert nothing.drop(columns=["prompt_id", "sample"]).isna().all(axis=None)
     assert len(arbiter.judged) == len(judged_rows) + PROMPTS - 2
     reports = [report for task, report in made.done if task.stage == "generate"]
     assert sum(report.errors for report in reports) == 2
@@ -512,7 +523,14 @@ def test_a_broken_teacher_is_set_aside_and_the_shards_are_finished_without_it(
     made = run(make_config(tmp_path, teachers, source))
     liar = made.components.teachers[0]
     assert made.board.roles[liar.fingerprint].set_aside
-    assert Counter(made.stages) == {"read": 3, "route": 3, "generate": 3, "score": 3, "select": 3}
+    assert Counter(made.stages) == {
+        "read": 3,
+        "route": 3,
+        "generate": 3,
+        "gate": 3,
+        "score": 3,
+        "select": 3,
+    }
     assert [task.stage for task in lost_first(made.board)] == ["generate"] * 3
     rows = made.frame("selected")
     assert set(rows.teacher) == {"sound"}
@@ -522,7 +540,7 @@ def test_a_broken_teacher_is_set_aside_and_the_shards_are_finished_without_it(
     assert len(lost_first(again.board)) == 3
     engines = {"liar": build_generator(made.components.teachers[1])}
     healed = run(made.config, engines)
-    assert Counter(healed.stages) == {"generate": 3, "score": 3, "select": 3}
+    assert Counter(healed.stages) == {"generate": 3, "gate": 3, "score": 3, "select": 3}
     assert not healed.board.given_up
     assert all(len(found) == 2 for found in healed.frame("selected").candidates)
 
@@ -632,13 +650,17 @@ def rewrite(path: Path, table: pa.Table, **changes: Any) -> None:
 
 
 def as_an_earlier_version_left_it(made: Run) -> None:
-    """Files without the column, products with that version's keys; all else agrees with them."""
+    """Files without the column, products with that version's keys, gates beside the scores."""
     root = made.store.root
+    shutil.rmtree(root / "gates")
     for path in root.glob("candidates/*/*.parquet"):
         rewrite(path, pq.read_table(path).drop_columns(["reasoning"]))
     for path in root.glob("scores/*/*/*.parquet"):
         data = (root / "candidates" / path.parent.name / path.name).read_bytes()
-        rewrite(path, pq.read_table(path), candidates=hashlib.sha256(data).hexdigest())
+        table = pq.read_table(path)
+        beside = pa.array([[]] * table.num_rows, pa.list_(pa.string()))
+        table = table.append_column("gates", beside)
+        rewrite(path, table, candidates=hashlib.sha256(data).hexdigest())
     for path in root.glob(f"{made.planner.folder_of(made.components.selector)}/*.parquet"):
         rewrite(path, pq.read_table(path).drop_columns(["reasoning"]), key="earlier")
 
@@ -657,7 +679,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_no_question_is_asked_again(
     assert before["reasoning"].notna().any()
     as_an_earlier_version_left_it(made)
     made = run(config(["sw"]), engines())
-    assert set(made.stages) == {"select"}
+    assert set(made.stages) == {"gate", "select"}
     assert made.frame("selected").equals(before.assign(reasoning=None))
     wide = run(config(["sw", "ja"]), engines())
     asked = wide.engine("t").generated
@@ -698,7 +720,7 @@ def test_widening_a_teachers_coverage_asks_only_the_new_prompts(
     fresh = run(config("fresh", ["sw", "ja"]))
     wanted = digests(fresh.store.root)
     found = digests(wide.store.root)
-    paid = [path for path in wanted if path.startswith(("candidates/expert", "scores/"))]
+    paid = [p for p in wanted if p.startswith(("candidates/expert", "gates/", "scores/"))]
     assert {p: found.get(p) for p in wanted if p not in paid} == {
         p: digest for p, digest in wanted.items() if p not in paid
     }, "as if it had always been so"
@@ -766,7 +788,14 @@ def test_appended_prompts_are_the_only_ones_asked(tmp_path: Path, source: Path) 
     rows = numbered_prompts(PROMPTS + 5)
     write_prompts(source, rows)
     second = run(config)
-    assert Counter(second.stages) == {"read": 1, "route": 1, "generate": 3, "score": 3, "select": 1}
+    assert Counter(second.stages) == {
+        "read": 1,
+        "route": 1,
+        "generate": 3,
+        "gate": 3,
+        "score": 3,
+        "select": 1,
+    }
     new = {id_of([{"role": "user", "content": row["prompt"]}]) for row in rows[PROMPTS:]}
     assert {p.id for name in POOL for p, _, _ in second.engine(name).generated} == new
     found = digests(second.store.root)
@@ -785,15 +814,22 @@ def replace_candidates(made: Run, path: str) -> None:
 def test_scores_of_other_candidates_are_refused_by_name(tmp_path: Path, source: Path) -> None:
     made = run(pool_config(tmp_path, source))
     task = next(task for task, _ in made.done if task.stage == "select")
-    answers, scores = task.inputs[1], task.inputs[2]
+    answers, facts, scores = task.inputs[1:4]
     before = made.store.path(task.output).read_bytes()
     replace_candidates(made, answers)
     with pytest.raises(StaleInputError) as caught:
         asyncio.run(execute(task, made.desks[CLERK]))
-    assert (caught.value.scores, caught.value.candidates) == (scores, answers)
+    assert (caught.value.scores, caught.value.candidates) == (facts, answers)
     assert answers in str(caught.value)
-    assert scores in str(caught.value)
+    assert facts in str(caught.value)
+    asyncio.run(execute(gate_task(made, facts), made.desks[CLERK]))
+    with pytest.raises(StaleInputError, match=scores):
+        asyncio.run(execute(task, made.desks[CLERK]))
     assert made.store.path(task.output).read_bytes() == before
+
+
+def gate_task(made: Run, output: str) -> Task:
+    return next(task for task, _ in made.done if task.output == output)
 
 
 def test_stale_scores_are_made_again_and_then_the_product(tmp_path: Path, source: Path) -> None:
@@ -803,8 +839,8 @@ def test_stale_scores_are_made_again_and_then_the_product(tmp_path: Path, source
     replace_candidates(made, task.inputs[1])
     made.store.path(task.output).unlink()
     again = run(config)
-    assert [type(error) for _, error in again.failed] == [StaleInputError]
-    assert [t.output for t, _ in again.done] == [task.inputs[2], task.output]
+    assert [type(error) for _, error in again.failed] == [StaleInputError] * 2
+    assert [t.output for t, _ in again.done] == [*task.inputs[2:4], task.output]
     assert not again.board.given_up
     product = again.store.read(task.output).table.to_pylist()
     assert product
@@ -824,12 +860,12 @@ def test_a_shard_whose_scores_are_all_stale_is_mended_in_one_run(
     config = make_config(tmp_path, teachers, source)
     made = run(config)
     task = next(task for task, _ in made.done if task.stage == "select")
-    for answers in task.inputs[1::2]:
+    for answers in task.inputs[1::3]:
         replace_candidates(made, answers)
     made.store.path(task.output).unlink()
     again = run(config)
     assert again.board.given_up == {}
-    assert Counter(again.stages) == {"score": 4, "select": 1}
+    assert Counter(again.stages) == {"gate": 4, "score": 4, "select": 1}
     assert planned(opened(config)) == []
 
 
@@ -849,6 +885,7 @@ def test_adding_a_teacher_plans_its_own_tasks_and_the_product(tmp_path: Path, so
     assert kinds(tasks) == {
         ("route", CLERK): 3,
         ("generate", new.fingerprint): 3,
+        ("gate", CLERK): 3,
         ("score", arbiter.fingerprint): 3,
         ("select", CLERK): 3,
     }
