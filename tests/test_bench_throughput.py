@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench_throughput as bench
-from arbitrage.components import resolve
 from arbitrage.configfile import load
+from arbitrage.resolve import resolve
 
 spans = st.lists(
     st.tuples(st.integers(0, 40), st.integers(1, 9)).map(lambda s: (s[0], s[0] + s[1]))

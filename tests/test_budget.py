@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arbitrage.budget import Budget, open_budget
-from arbitrage.components import resolve
 from arbitrage.config import RunConfig
 from arbitrage.plan import CLERK, Task
+from arbitrage.resolve import resolve
 from arbitrage.usage import Usage
 from harness import imagined, pretend
 

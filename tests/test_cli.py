@@ -258,6 +258,7 @@ def test_plan_as_json_is_json(arbitrage: Any, tmp_path: Path) -> None:
     assert [[role[name] for name in names] for role in found["roles"]] == [
         ["route", "router", 1, 1, 0],
         ["generate", "a", 1, 1, 0],
+        ["gate", "gates", 1, 1, 0],
         ["score", "arbiter", 1, 1, 0],
         ["select", "best", 1, 1, 0],
     ]
@@ -420,7 +421,8 @@ def candidate(**changes: Any) -> dict[str, Any]:
         "completion": "fine",
         "reasoning": None,
     }
-    return told | changes
+    told |= changes
+    return {"scores": {"arbiter": told["score"]}, **told}
 
 
 def prompt_of(**changes: Any) -> Shown:

@@ -12,11 +12,11 @@ import pytest
 from arbitrage import cluster as cluster_module
 from arbitrage import driver
 from arbitrage.cluster import Cluster, Replica
-from arbitrage.components import resolve
 from arbitrage.errors import ArbitrageError, EngineError, EngineLostError
 from arbitrage.events import Failed, LoadFailed
 from arbitrage.placement import Share, Slots
 from arbitrage.plan import CLERK, READER, ShardState, Task
+from arbitrage.resolve import resolve
 from arbitrage.stages import Desk
 from arbitrage.store import Store
 from command_line import cli, write_config, write_prompts

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from arbitrage import configfile
 from arbitrage.blocks import Block
-from arbitrage.components import Components, Teacher, resolve
+from arbitrage.components import Components, Teacher
 from arbitrage.config import (
     GatesConfig,
     Reasoning,
@@ -30,7 +30,7 @@ from arbitrage.errors import ConfigError
 from arbitrage.gates import GATES
 from arbitrage.languages import table
 from arbitrage.options import OPTIONS, EndpointOptions, FakeOptions, TransformersOptions
-from arbitrage.routers import ROUTERS
+from arbitrage.resolve import resolve
 from arbitrage.selection import SELECTORS
 
 ROOT = Path(__file__).parents[1]
@@ -93,8 +93,22 @@ arbiter:
   model: org/reward
   chat_template: "{{ messages }}"
   options: {max_length: 512}
+retry: {budget: 3, temperature: 0.5}
+fuser: {engine: fake, least: 3, instruction: Fuse them.}
 routing: {router: all}
-gates: {truncated: false, empty: true}
+gates:
+  truncated: false
+  empty: true
+  repetition: true
+  script: true
+  language: true
+  refusal: false
+  instruction: true
+  max_repetition: 0.1
+  max_foreign_letters: 0
+  max_wrong_lines: 0.5
+  equal_languages: [[por, gl], [no-NO, da]]
+  refusals: [no comment]
 selection: {rule: best}
 output: {compression: snappy}
 cluster: {cpus: 4, gpus: 0, attempts: 2, address: local, patience_s: 60, grace_s: 5}
@@ -179,7 +193,8 @@ def test_a_full_example_is_read_to_the_last_key(tmp_path: Path) -> None:
     assert small.options.crash_once == str(tmp_path / "mark")
     assert small.languages == "all"
     assert config.arbiter.name == "judge"
-    assert config.gates.enforced() == ("empty",)
+    assert config.gates.enforced() == ("empty", "repetition", "script", "language", "instruction")
+    assert config.gates.equal_languages == (("pt", "gl"), ("no", "da"))
     assert config.output.compression == "snappy"
     parts = resolve(config)
     assert parts.families["no"] == parts.families["is"] == "nordic"
@@ -193,7 +208,16 @@ def test_the_full_example_names_every_key_there_is() -> None:
 
     def check(block: type[Block], found: dict[str, Any], place: str) -> None:
         missing = set(block.model_fields) - set(found) - {"path", "dataset"}
-        assert missing <= {"model", "revision", "trust_remote_code", "resources"}, place
+        usual = {
+            "model",
+            "revision",
+            "trust_remote_code",
+            "resources",
+            "arbiters",
+            "combine",
+            "trust",
+        }
+        assert missing <= usual, place
 
     big, small = told["teachers"].values()
     check(RunConfig, told, "run")
@@ -512,10 +536,10 @@ BOUNDS = [
     ("teachers.a.options.fail=1.5", "teachers.a.options.fail", "1.5"),
     ("teachers.a.options.skill=.inf", "teachers.a.options.skill", "inf"),
     ("teachers.a.options=3", "teachers.a.options", "3"),
-    ("arbiter=", "arbiter", "None"),
+    ("arbiter=", "arbiter", "missing"),
     ("arbiter.name=a/b", "arbiter.name", "'a/b'"),
     ("arbiter.engine=", "arbiter", "None"),
-    ("routing.router=best", "routing.router", "'all'"),
+    ("routing.router=best", "routing.router", "routers are all"),
     ("selection.rule=worst", "selection.rule", "'best'"),
     ("output.compression=gzip", "output.compression", "'zstd'"),
     ("cluster.cpus=0", "cluster.cpus", "0"),
@@ -548,7 +572,7 @@ def test_a_wrong_value_is_one_sentence_with_its_place(
 def test_a_missing_part_is_named(tmp_path: Path, key: str) -> None:
     told = yaml.safe_load(SHORT)
     del told[key]
-    assert refusal(tmp_path, yaml.safe_dump(told)) == f"{key} is missing"
+    assert refusal(tmp_path, yaml.safe_dump(told)).startswith(f"{key} is missing")
 
 
 def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
@@ -895,13 +919,30 @@ def test_every_engine_has_options_and_every_option_block_an_engine() -> None:
 
 
 def test_every_gate_can_be_switched_and_every_switch_is_a_gate() -> None:
-    assert set(GATES) == set(GatesConfig.model_fields)
-    assert GatesConfig().enforced() == tuple(GatesConfig.model_fields)
+    fields = GatesConfig.model_fields
+    assert list(GATES) == [name for name, field in fields.items() if field.annotation is bool]
+    assert GatesConfig(**dict.fromkeys(GATES, True)).enforced() == tuple(GATES)
+    assert set(GATES) - set(GatesConfig().enforced()) == {"refusal"}
 
 
 @pytest.mark.parametrize(
-    ("key", "field", "known"), [("routing", "router", ROUTERS), ("selection", "rule", SELECTORS)]
+    ("override", "sentence"),
+    [
+        ("gates.max_repetition=1.5", "less than or equal to 1"),
+        ("gates.max_foreign_letters=-1", "greater than or equal to 0"),
+        (
+            "gates.equal_languages=[[id, klingon]]",
+            "'klingon' is not a language we know; use a code",
+        ),
+        ("gates.equal_languages=[[zh-TW, yue]]", "must name two languages or more"),
+        ("gates.refusals=[' ']", "a refusal has no text"),
+    ],
 )
+def test_a_threshold_out_of_bounds_is_refused(tmp_path: Path, override: str, sentence: str) -> None:
+    assert sentence in refusal(tmp_path, SHORT, override)
+
+
+@pytest.mark.parametrize(("key", "field", "known"), [("selection", "rule", SELECTORS)])
 def test_every_rule_can_be_chosen(key: str, field: str, known: dict[str, Any]) -> None:
     for name in known:
         assert parts_of(**{key: {field: name}})

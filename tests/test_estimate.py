@@ -114,8 +114,9 @@ def role(owner: str, demand: Slots = GPU, most: int = 1, load_s: float | None = 
 
 def played(total: Slots, *roles: Role, shards: int = 4, requests: int = 100) -> Forecast:
     teachers = [one.owner for one in roles[:-1]]
-    units = [Unit(t, n, requests, requests) for n in range(shards) for t in teachers]
-    return forecast(roles, units, roles[-1].owner, total)
+    judged = {roles[-1].owner: requests}
+    units = [Unit(t, n, requests, judged) for n in range(shards) for t in teachers]
+    return forecast(roles, units, total)
 
 
 def test_a_pool_that_does_not_fit_takes_turns_in_a_told_order() -> None:
@@ -157,7 +158,7 @@ def test_a_long_run_is_played_in_blocks_and_takes_as_long() -> None:
 
 
 def test_only_scores_are_missing() -> None:
-    units = [Unit("a", n, 0, 10) for n in range(3)]
-    found = forecast([role("a"), role("judge")], units, "judge", Slots(1, 1))
+    units = [Unit("a", n, 0, {"judge": 10}) for n in range(3)]
+    found = forecast([role("a"), role("judge")], units, Slots(1, 1))
     assert [(part.name, part.replicas) for part in found.parts] == [("model judge", 1)]
     assert found.time_s == pytest.approx(40)

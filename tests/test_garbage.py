@@ -51,7 +51,13 @@ def kinds(found: Collection) -> set[tuple[str, str]]:
 def test_what_no_component_names_is_listed_and_nothing_is_touched(made: Path) -> None:
     before = digests(made / "run")
     found = gc(made)
-    assert {kind for kind, _ in kinds(found)} == {"candidates", "routes", "scores", "selected"}
+    assert {kind for kind, _ in kinds(found)} == {
+        "candidates",
+        "gates",
+        "routes",
+        "scores",
+        "selected",
+    }
     assert ("candidates", "a") in kinds(found)
     assert ("candidates", "b") not in kinds(found)
     teacher = next(one for one in found.garbage if one.name == "a")

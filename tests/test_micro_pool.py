@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import bench_micro
 import train_micro
-from arbitrage.components import resolve
 from arbitrage.configfile import load
+from arbitrage.resolve import resolve
 from command_line import cli
 from micro_world import HELDOUT, read_lexicons, world
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from arbitrage.components import resolve
 from arbitrage.demand import MEND_MISFIT, demand_of, machine_of, misfit
 from arbitrage.estimate import Costs, Figures
 from arbitrage.preview import preview
+from arbitrage.resolve import resolve
 from arbitrage.tables_plan import of_plan
 from command_line import cli, write_config
 from harness import fake, make_config, numbered_prompts, run, write_prompts

@@ -124,11 +124,12 @@ def test_adding_a_teacher_makes_exactly_its_candidates(finished: Path, tmp_path:
     extra = {"engine": "fake", "languages": ["en"], "options": {"voice": "new", "skill": 0.9}}
     config = changed(finished, tmp_path, teachers={**POOL["teachers"], "new": extra})
     old = digests(config.parent / "run")
-    assert tasks_to_do(config) == {"router": 5, "new": 5, "arbiter": 5, "best": 5}
+    assert tasks_to_do(config) == {"router": 5, "new": 5, "gates": 5, "arbiter": 5, "best": 5}
     counts = new_tasks(config)
     assert {(stage, n) for (stage, _), n in counts.items()} == {
         ("route", 5),
         ("generate", 5),
+        ("gate", 5),
         ("score", 5),
         ("select", 5),
     }

@@ -22,10 +22,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from arbitrage.components import resolve
 from arbitrage.config import RunConfig, Sampling
 from arbitrage.engines import build_generator
 from arbitrage.records import Prompt
+from arbitrage.resolve import resolve
 from micro_models import make_teacher
 
 if TYPE_CHECKING:

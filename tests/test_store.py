@@ -45,8 +45,7 @@ def routes(count: int, teacher: str = "aaaaaaaaaaaa") -> pa.Table:
 
 def scores(count: int) -> pa.Table:
     rows = [
-        {"prompt_id": f"{n:032x}", "sample": 0, "score": n / 7, "gates": [], "error": None}
-        for n in range(count)
+        {"prompt_id": f"{n:032x}", "sample": 0, "score": n / 7, "error": None} for n in range(count)
     ]
     return pa.Table.from_pylist(rows, SCHEMAS["scores"])
 
@@ -484,6 +483,47 @@ def test_a_nullable_column_that_an_earlier_version_did_not_have_is_null(store: S
     assert store.read(path, columns=["prompt_id"]).table.column_names == ["prompt_id"]
     write_plainly(store, path, whole.drop_columns(["reasoning"]).slice(0, 0))
     assert store.read(path).table.schema.equals(SCHEMAS["candidates"])
+
+
+def product_without(*names: str) -> pa.Table:
+    """A row of the product whose candidates lack some fields."""
+    kind = SCHEMAS["selected"].field("candidates").type.value_type
+    one = {"teacher": "t", "sample": 1, "reward": 0.5, "gates": ["empty"], "chars": 7}
+    parts = pa.struct([part for part in kind if part.name not in names])
+    listed = pa.array([[{k: v for k, v in one.items() if k not in names}, None], []])
+    row = {"sample": 0, "prompt_tokens": 1, "completion_tokens": 1, "seed": 1, "reward": 0.5}
+    usual = dict.fromkeys(SCHEMAS["selected"].names, "x") | row
+    usual |= {"messages": [{"role": "user", "content": "q"}], "margin": None, "rank": 1}
+    usual |= {"candidates": [], "rejected_reward": None}
+    table = pa.Table.from_pylist([usual, usual], SCHEMAS["selected"])
+    place = table.column_names.index("candidates")
+    field = pa.field("candidates", pa.list_(parts), nullable=False)
+    return table.set_column(place, field, listed.cast(pa.list_(parts)))
+
+
+def test_a_nested_field_that_an_earlier_version_did_not_have_is_null(store: Store) -> None:
+    path = "selected/best-f/00000.parquet"
+    write_plainly(store, path, product_without("chars", "duplicate", "same_as"))
+    found = store.read(path, columns=["candidates", "reward"]).table
+    assert found["candidates"].type == SCHEMAS["selected"].field("candidates").type
+    first, none = found["candidates"].to_pylist()[0]
+    assert none is None
+    assert (first["reward"], first["gates"], first["chars"]) == (0.5, ["empty"], None)
+    assert store.read(path).table.schema.equals(SCHEMAS["selected"])
+    write_plainly(store, path, product_without())
+    assert store.read(path).table["candidates"].to_pylist()[0][0]["chars"] == 7
+
+
+def test_a_nested_field_of_another_type_is_refused(store: Store) -> None:
+    whole = product_without("chars")
+    kind = whole.schema.field("candidates").type.value_type
+    other = pa.struct([(p.name, pa.int64() if p.name == "sample" else p.type) for p in kind])
+    place = whole.column_names.index("candidates")
+    field = pa.field("candidates", pa.list_(other), nullable=False)
+    table = whole.set_column(place, field, whole["candidates"].cast(pa.list_(other)))
+    path = write_plainly(store, "selected/best-f/00000.parquet", table)
+    with pytest.raises(StoreError, match="another version"):
+        store.read(path)
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arbitrage.components import resolve
 from arbitrage.config import RunConfig, Sampling
 from arbitrage.engines import build_generator, build_scorer
 from arbitrage.errors import EngineError, EngineLostError, ItemError
 from arbitrage.records import Completion, Prompt
+from arbitrage.resolve import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

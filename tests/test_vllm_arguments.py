@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from arbitrage.components import resolve
 from arbitrage.config import RunConfig, Sampling, TeacherConfig
 from arbitrage.engines import vllm_arguments as arguments
 from arbitrage.errors import ConfigError, EngineError
 from arbitrage.options import VllmOptions
+from arbitrage.resolve import resolve
 
 
 def teacher(**fields: Any) -> TeacherConfig:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arbitrage.components import resolve
 from arbitrage.config import RunConfig, Sampling
 from arbitrage.engines import build_generator, build_scorer
 from arbitrage.engines.client import SILENCE
 from arbitrage.errors import EngineError, ItemError
 from arbitrage.records import Completion, Prompt
+from arbitrage.resolve import resolve
 from command_line import cli, running, write_config
 from harness import read_rows
 from vllm_python import MICRO, VllmServer, heldout, needs_python, prompts, share

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from arbitrage import readahead
-from arbitrage.components import resolve
 from arbitrage.readahead import available_bytes, read_ahead
+from arbitrage.resolve import resolve
 from arbitrage.stages import Desk
 from arbitrage.store import Store
 from arbitrage.worker import Worker
