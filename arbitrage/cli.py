@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from arbitrage import __version__, tables, tables_plan
+from arbitrage import __version__, cli_arbiter, cli_route, tables, tables_plan
 from arbitrage.configfile import load
 from arbitrage.deadline import seconds_until
 from arbitrage.errors import ArbitrageError, Stopped, UsageError
@@ -44,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cli_route.app, name="route")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 END_S = 10.0
 """What the end of a run takes besides the answers in flight."""
@@ -281,6 +282,18 @@ def show(
 
 
 @app.command()
+def gates(place: RunPath, as_json: AsJson = False) -> None:
+    """Say what the gates found, by teacher and language; of stored files alone."""
+    from arbitrage import failures, tables_gates
+
+    found = failures.failures(run_of(place))
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        out.print(tables_gates.of_failures(found), soft_wrap=True)
+
+
+@app.command()
 def verify(
     place: RunPath,
     mend: Annotated[
@@ -327,6 +340,8 @@ def gc(
     else:
         out.print(tables.of_garbage(found), soft_wrap=True)
 
+
+cli_arbiter.add_to(app)
 
 if __name__ == "__main__":
     main()

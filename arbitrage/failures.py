@@ -1,0 +1,102 @@
+"""What the gates find in a run, by teacher and language, from its files alone.
+
+Every candidate of the current routing counts, chosen or not, and every gate, enforced or not.
+
+    arbitrage gates runs/first
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from arbitrage.config import RunConfig
+from arbitrage.gates import Rates, confusion_rates
+from arbitrage.parts import languages_of
+from arbitrage.plan import read_state
+from arbitrage.views import open_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from arbitrage.plan import Lane, ShardState
+    from arbitrage.store import Store
+
+ALL = "all"
+
+
+@dataclass
+class Failures:
+    """Per teacher name and language code: how its candidates did. `enforced`: the gates that keep
+    a candidate from being chosen; `missing`: files of candidates that were not looked at yet."""
+
+    run: str
+    enforced: tuple[str, ...]
+    rates: dict[tuple[str, str], Rates]
+    missing: int = 0
+
+    @property
+    def teachers(self) -> dict[str, Rates]:
+        """Over all languages."""
+        return self._summed(0)
+
+    @property
+    def languages(self) -> dict[str, Rates]:
+        """Over all teachers."""
+        return self._summed(1)
+
+    def _summed(self, part: int) -> dict[str, Rates]:
+        found: dict[str, Rates] = {}
+        for key, rates in self.rates.items():
+            found.setdefault(key[part], Rates()).add(rates)
+        return dict(sorted(found.items()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        rows = [
+            {
+                "teacher": teacher,
+                "language": language,
+                "candidates": rates.candidates,
+                "right_lines": rates.right_lines,
+                "right_words": rates.right_words,
+                "failed": dict(rates.failed),
+                "line_level": rates.line_level,
+                "word_level": rates.word_level,
+            }
+            for (teacher, language), rates in sorted(self.rates.items())
+        ]
+        return {
+            "run": self.run,
+            "enforced": list(self.enforced),
+            "missing": self.missing,
+            "rates": rows,
+        }
+
+
+def failures(place: Path | str) -> Failures:
+    """Adds up the facts of a run, shard by shard. Raises UsageError where there is no run."""
+    store, components = open_run(place)
+    config = RunConfig.model_validate(store.read_json("run.json")["config"])
+    planner, shards = read_state(components, store)
+    found = Failures(store.address(), config.gates.enforced(), {})
+    for shard in shards:
+        for lane in planner.lanes(shard):
+            if planner.is_done(lane.gate):
+                asked = components.teacher(lane.generate.variant or lane.generate.owner)
+                owner = components.owner(asked.fingerprint)
+                _add(found, store, shard, lane, owner.name if owner else asked.name, config)
+            else:
+                found.missing += 1
+    return found
+
+
+def _add(
+    found: Failures, store: Store, shard: ShardState, lane: Lane, name: str, config: RunConfig
+) -> None:
+    prompts = store.read(shard.path, ["prompt_id", "language"]).table
+    facts = store.read(lane.gate.output).table
+    languages = languages_of(facts, prompts)
+    told = confusion_rates(facts, [name] * facts.num_rows, languages, config.gates)
+    for key, rates in told.items():
+        found.rates.setdefault(key, Rates()).add(rates)
