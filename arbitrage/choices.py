@@ -6,7 +6,7 @@ Each field once, with its bounds and meaning beside it, as in `config`.
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -52,12 +52,8 @@ Counts = Annotated[Count | dict[str, Count], AfterValidator(_by_code)]
 
 
 class RoutingConfig(Block):
-    """Who answers what. By itself the router `all`: every teacher that covers the language.
+    """Who answers what. By itself the router `all`: every teacher that covers the language."""
 
-    `looks_at_rewards`: whether earlier answers decide, so that the Arbiter and the gates count.
-    """
-
-    looks_at_rewards: ClassVar[bool] = False
     router: str = "all"
 
     @field_validator("router")
@@ -125,7 +121,6 @@ class LearnedRouting(RoutingConfig):
 class CascadeRouting(RoutingConfig):
     """One teacher after the other, until a reward reaches the threshold."""
 
-    looks_at_rewards: ClassVar[bool] = True
     router: Literal["cascade"] = "cascade"
     order: tuple[str, ...] = Field((), description="names of teachers; left out: cheapest first")
     threshold: Numbers = Field(
@@ -148,7 +143,6 @@ class AdaptiveRouting(RoutingConfig):
     `warm_up` prompts of each language in `lag` shards.
     """
 
-    looks_at_rewards: ClassVar[bool] = True
     router: Literal["adaptive"] = "adaptive"
     budget: float = Field(0.4, gt=0, le=1, description="share of what asking all would take")
     explore: float = Field(0.1, ge=0, le=1, description="share of the budget for what is not known")

@@ -44,21 +44,17 @@ def resolved(
     return routing.model_copy(update=changes)
 
 
-def identity_of(
-    routing: RoutingConfig, family_of: Mapping[str, str], judged: Mapping[str, Any]
-) -> dict[str, Any]:
+def identity_of(routing: RoutingConfig, family_of: Mapping[str, str]) -> dict[str, Any]:
     """What a resolved block decides by, as plain data: empty for the router `all`.
 
-    `family_of` holds the languages that the pool covers; `judged` is what rewards and gates come
-    from, and counts for a router that looks at them.
+    `family_of` holds the languages that the pool covers. What rewards come from is no part of it:
+    who was asked by the rewards of one Arbiter stays asked, so that another costs no generation.
     """
     if routing.router == "all":
         return {}
     found: dict[str, Any] = {**routing.identity(), "router": routing.router}
     if "file" in found:
         found["file"] = digest(found["file"].encode())
-    if routing.looks_at_rewards:
-        found["judged"] = dict(judged)
     if routing.router == "adaptive":
         found["families"] = dict(family_of)
     return found

@@ -144,31 +144,36 @@ class Planner:
         known = self._known_to(shard, number)
         if known is None:
             return None
-        key = fingerprint([shard.path, *known]) if known else fingerprint(shard.path)
+        names, lanes = known
+        # Of the lanes the answers alone: whoever judges them anew asks nobody else by it.
+        made_from = [shard.path, *names, *(lane.generate.output for lane in lanes)]
+        key = fingerprint(made_from if names else shard.path)
         output = f"{self.folder_of(component)}/{shard.number:05d}.{key}.parquet"
-        inputs = (shard.path, *known)
+        inputs = (shard.path, *names, *_files(lanes))
         return Task(
             "route", CLERK, shard.number, inputs, output, key, round=number, rows=shard.rows
         )
 
-    def _known_to(self, shard: ShardState, number: int) -> tuple[str, ...] | None:
-        """What a round is decided by besides its prompts."""
+    def _known_to(
+        self, shard: ShardState, number: int
+    ) -> tuple[tuple[str, ...], list[Lane]] | None:
+        """What a round is decided by besides its prompts: files, and lanes."""
         lag = self.components.router.lag
         if number:
             if len(shard.rounds) < number:
                 return None
             lanes = self.present(self.lanes(shard, number))
-            return (shard.rounds[number - 1].route, shard.path, *_files(lanes))
+            return (shard.rounds[number - 1].route, shard.path), lanes
         if not lag or not shard.number:
-            return ()
+            return (), []
         before = self.shards.get(shard.number - 1)
         if before is None or not before.rounds:
             return None
         if shard.number < lag:
-            return (before.rounds[0].route,)
+            return (before.rounds[0].route,), []
         seen = self.shards[shard.number - lag]
         lanes = self.present(self.lanes(seen, self.components.router.rounds))
-        return (before.rounds[0].route, seen.path, *_files(lanes))
+        return (before.rounds[0].route, seen.path), lanes
 
     def tasks(self, shard: ShardState) -> Iterator[Task]:
         """All missing tasks of a shard that can be named, in order; not all can start yet.

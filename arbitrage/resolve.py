@@ -75,7 +75,7 @@ def resolve(config: RunConfig, known: Mapping[str, str] | None = None) -> Compon
     return Components(
         teachers,
         arbiters,
-        _router(config, teachers, judged, family_of, known),
+        _router(config, teachers, family_of, known),
         gates,
         _selector(config, judged, family_of),
         family_of,
@@ -103,7 +103,6 @@ def _fuser(
 def _router(
     config: RunConfig,
     teachers: tuple[Teacher, ...],
-    judged: Mapping[str, Any],
     family_of: Mapping[str, str],
     known: Mapping[str, str],
 ) -> Router:
@@ -112,7 +111,7 @@ def _router(
     from_file = getattr(config.routing, "file", None) is not None
     earlier = known.get(f"routes/{name}") if from_file else None
     try:
-        found = _router_now(config, teachers, judged, family_of)
+        found = _router_now(config, teachers, family_of)
     except ConfigError:
         if earlier is None:
             raise
@@ -123,17 +122,14 @@ def _router(
 
 
 def _router_now(
-    config: RunConfig,
-    teachers: tuple[Teacher, ...],
-    judged: Mapping[str, Any],
-    family_of: Mapping[str, str],
+    config: RunConfig, teachers: tuple[Teacher, ...], family_of: Mapping[str, str]
 ) -> Router:
     covers = {t.name: t.languages for t in teachers}
     names = {t.name: t.fingerprint for t in teachers}
     asked = frozenset().union(*covers.values())
     families = {code: family for code, family in sorted(family_of.items()) if code in asked}
     routing = resolved(config.routing, names, covers, families)
-    identity = identity_of(routing, families, judged)
+    identity = identity_of(routing, families)
     identity["coverage"] = {t.fingerprint: sorted(t.languages) for t in teachers}
     lag = routing.lag if isinstance(routing, AdaptiveRouting) else 0
     named = _named("routes", routing.router, identity)

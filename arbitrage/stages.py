@@ -104,7 +104,9 @@ def _route(task: Task, desk: Desk) -> Report:
     before = _before(task.inputs[1:], prompts, desk)
     routed = rounds.decided(prompts, task.round, before, components)
     note = {"key": task.key, "teachers": routed.asked, "state": routed.state}
-    store.publish(task.output, routed.table, {**note, "known": list(task.inputs[1:])})
+    answered = task.inputs[3 :: 2 + len(components.arbiters)]
+    note["known"] = [*task.inputs[1:3], *answered]
+    store.publish(task.output, routed.table, note)
     return Report(routed.table.num_rows, facts={"teachers": routed.asked})
 
 

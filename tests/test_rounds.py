@@ -407,10 +407,15 @@ REPEATED: dict[str, dict[str, Any]] = {
 }
 
 
-def test_judging_and_selecting_anew_asks_no_teacher_anything(tmp_path: Path, source: Path) -> None:
-    run(config_of(tmp_path, source, LOSSY))
+@pytest.mark.parametrize("router", ["all", "cascade", "adaptive"])
+def test_judging_and_selecting_anew_asks_no_teacher_anything(
+    tmp_path: Path, source: Path, router: str
+) -> None:
+    routing = {"all": {}, "cascade": {"routing": {"router": "cascade", "threshold": 0.6}}}
+    first = {**routing, "adaptive": {"routing": adaptive()}}[router]
+    run(config_of(tmp_path, source, LOSSY, **first))
     for name, blocks in REPEATED.items():
-        made = run(config_of(tmp_path, source, LOSSY, **blocks))
+        made = run(config_of(tmp_path, source, LOSSY, **first, **blocks))
         assert not made.failed, name
         assert all(asked(made, teacher) == [] for teacher in LOSSY), name
         assert "generate" not in made.stages
@@ -419,5 +424,5 @@ def test_judging_and_selecting_anew_asks_no_teacher_anything(tmp_path: Path, sou
         ids = set(made.frame("prompts")["prompt_id"])
         kept = set(made.frame("selected")["prompt_id"])
         assert kept | {row["prompt_id"] for row in made.rows("quarantine")} == ids
-    again = run(config_of(tmp_path, source, LOSSY))
+    again = run(config_of(tmp_path, source, LOSSY, **first))
     assert again.done == [], "what was there before is there still"
