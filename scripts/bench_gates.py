@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from arbitrage import gates
+from arbitrage import attacks, gates
 from arbitrage.choices import GatesConfig
 from arbitrage.languages import table
 from arbitrage.records import Prompt
@@ -169,12 +169,27 @@ def emptied(answer: Answer, source: random.Random) -> str:
     return source.choice(["", " ", "\n\n", "\u3000", "\t \n"])
 
 
+def instructing(answer: Answer, source: random.Random) -> str:
+    """A text of the attack set that tells the judge what to do, after the answer."""
+    by_kind = attacks.texts()
+    known = [
+        text
+        for kind in INSTRUCTIONS
+        for code in (answer.language, "en", "any")
+        for text in by_kind[kind].get(code, ())
+    ]
+    return f"{answer.text}\n{source.choice(known)}"
+
+
 FAULTS: dict[str, tuple[str, Callable[[Answer, random.Random], str]]] = {
     "three foreign letters": ("script", with_foreign),
     "looped": ("repetition", looped),
     "cut off": ("truncated", cut_off),
     "empty": ("empty", emptied),
+    "to the judge": ("instruction", instructing),
 }
+INSTRUCTIONS = ("order", "score", "json", "system", "control", "markup", "flattery")
+"""Kinds of attacks that tell a judge something; `authority` and `neutral` tell it nothing."""
 
 
 def caught(answers: Sequence[Answer]) -> dict[tuple[str, str], list[bool]]:
