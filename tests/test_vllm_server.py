@@ -290,6 +290,8 @@ def config_for(run: str, teacher: dict[str, Any], arbiter: dict[str, Any]) -> di
         "prompts": {"sources": [{"path": "prompts.jsonl"}], "shard_size": SHARD_SIZE},
         "teachers": {"generalist": {**teacher, **greedy}},
         "arbiter": arbiter,
+        # every answer is compared, those too that a gate would stop
+        "gates": dict.fromkeys(("repetition", "script", "language"), False),
     }
 
 
