@@ -299,7 +299,10 @@ def _percent(told: tuple[float, float, float]) -> str:
 
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 860, 480, 60, 20, 440, 600
-COLOURS = ("#000000", "#999999", "#cc79a7", "#0072b2", "#56b4e9", "#009e73", "#d55e00", "#e69f00")
+COLOURS = (
+    *("#000000", "#999999", "#cc79a7", "#0072b2", "#56b4e9"),
+    *("#009e73", "#d55e00", "#e69f00", "#7a4b00"),
+)
 
 
 def drawn(points: list[Point]) -> str:
