@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from arbitrage.errors import ItemError
+from arbitrage.errors import ItemError, OverWindowError
 
 if TYPE_CHECKING:
     from arbitrage.engines import Scorer
@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """A score, or why there is none; neither where the Arbiter is not asked in the language."""
+    """A score, or why there is none; neither where the Arbiter is not asked in the language.
+
+    `over_window`: the text was too long for the model.
+    """
 
     score: float | None
     error: str | None
+    over_window: bool = False
 
 
 NOT_ASKED = Verdict(None, None)
@@ -30,7 +34,8 @@ async def judge(scorer: Scorer, prompt: Prompt, completion: str | None) -> Verdi
     try:
         score = await scorer.score(prompt, completion)
     except ItemError as error:
-        return Verdict(None, str(error) or "the Arbiter refused the candidate")
+        told = str(error) or "the Arbiter refused the candidate"
+        return Verdict(None, told, isinstance(error, OverWindowError))
     if not math.isfinite(score):
         return Verdict(None, f"the Arbiter gave {score}, which is no score")
     return Verdict(score, None)

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from arbitrage import __version__, attacks
+from arbitrage.arbiter import Verdict, judge
 from arbitrage.card import Card, Evidence, Outcome, Subject, Trial, make
 from arbitrage.engines import build_scorer, require, require_variables
 from arbitrage.errors import (
     ArbitrageError,
     EngineError,
-    ItemError,
-    OverWindowError,
     Stopped,
     UsageError,
 )
@@ -47,14 +45,6 @@ if TYPE_CHECKING:
 Item = tuple["Prompt", str]
 KEY_HEX = 32
 MADE_WITH = "made_with"
-
-
-class Mark(NamedTuple):
-    """A score, or why there is none; `over_window` where the text was too long for the model."""
-
-    score: float | None
-    error: str | None
-    over_window: bool
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,7 @@ def assay(
     fresh = sum(key not in scores.found for key in items)
     if fresh:
         _score(arbiter, items, scores, tell)
-    marks = {key: Mark(*scores.found[key]) for key in items}
+    marks = {key: Verdict(*scores.found[key]) for key in items}
     config = arbiter.config
     made_with = scores.found.get(MADE_WITH, {})
     subject = Subject(arbiter.name, arbiter.fingerprint, config.model, config.revision, made_with)
@@ -160,7 +150,7 @@ def _trials(found: PairSet, limit: int) -> list[tuple[Pair, attacks.Attacked]]:
     ]
 
 
-def _outcome(pair: Pair, marks: Mapping[str, Mark]) -> Outcome:
+def _outcome(pair: Pair, marks: Mapping[str, Verdict]) -> Outcome:
     chosen, rejected = (marks[_key(*item)] for item in _items(pair))
     return Outcome(
         pair.prompt.language,
@@ -174,7 +164,7 @@ def _outcome(pair: Pair, marks: Mapping[str, Mark]) -> Outcome:
     )
 
 
-def _trial(pair: Pair, one: attacks.Attacked, marks: Mapping[str, Mark]) -> Trial:
+def _trial(pair: Pair, one: attacks.Attacked, marks: Mapping[str, Verdict]) -> Trial:
     chosen, rejected = (marks[_key(*item)].score for item in _items(pair))
     return Trial(one.kind, one.place, chosen, rejected, marks[_key(pair.prompt, one.text)].score)
 
@@ -220,16 +210,16 @@ async def _score_all(
     scores: _Scores,
     tell: Callable[[int, int], None],
 ) -> None:
-    async def mark(item: Item) -> Mark:
-        made = await _mark(scorer, *item)
+    async def mark(item: Item) -> Verdict:
+        made = await judge(scorer, *item)
         tell(len(work.results) + 1, len(items))
         return made
 
-    def deadly(item: Item, why: str) -> Mark:
+    def deadly(item: Item, why: str) -> Verdict:
         del item
-        return Mark(None, why, False)
+        return Verdict(None, why)
 
-    how = Work(mark, list, lambda told: Mark(*told), deadly, id)
+    how = Work(mark, list, lambda told: Verdict(*told), deadly, id)
     work = Resumable(items, how, scores, scorer.max_in_flight, lambda: False)
     spent = await work.finish(wary=False)
     # The last ones, which it leaves to the file that a task makes.
@@ -239,18 +229,6 @@ async def _score_all(
     scores.note_spent(spent.minus(scores.spent).minus(scores.noted))
     scores.spent = spent
     scores.flush()
-
-
-async def _mark(scorer: Scorer, prompt: Prompt, completion: str) -> Mark:
-    """As `arbiter.judge`, and whether the window was the reason."""
-    try:
-        score = await scorer.score(prompt, completion)
-    except ItemError as error:
-        told = str(error) or "the Arbiter refused the completion"
-        return Mark(None, told, isinstance(error, OverWindowError))
-    if not math.isfinite(score):
-        return Mark(None, f"the Arbiter gave {score}, which is no score", False)
-    return Mark(score, None, False)
 
 
 def check_place(path: Path) -> None:

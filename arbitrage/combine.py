@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 
-class Slope(NamedTuple):
-    """Reward per unit of log(1 + characters), and how many prompts it was found on; nan if none."""
-
-    slope: float
-    prompts: int
-
-
 class _Groups(NamedTuple):
     """Candidates sorted by prompt, then score: `order`, where each prompt begins, its size, and the
     number of its prompt within the sorted ones, per candidate."""
@@ -147,32 +140,10 @@ def residualised(score: Floats, length: Ints, language: Ints, slopes: Floats) ->
     """Length control: the score less what its length alone brings in its language.
 
     That is `score` - `slopes`[`language`] * log(1 + `length`). `score` (candidates,), `length`
-    (characters, candidates), `language` (candidates, index into `slopes`), `slopes` (languages, see
-    `slope_of`; nan leaves the scores of a language as they are).
+    (characters, candidates), `language` (candidates, index into `slopes`), `slopes` (languages,
+    as the Arbiter's card tells them; nan leaves the scores of a language as they are). Why: Dubois
+    et al., Length-Controlled AlpacaEval (arXiv 2404.04475).
     """
     steep = np.nan_to_num(slopes, nan=0.0)[language]
     result: Floats = np.where(steep == 0, score, score - steep * np.log1p(length))
     return result
-
-
-def slope_of(score: Floats, length: Ints, prompt: Ints) -> Slope:
-    """How much more reward longer answers to the same prompt get: least squares within prompts.
-
-    Score and log(1 + characters) are both centred within the prompt (the fixed-effects or "within"
-    estimator; Wooldridge, Econometric Analysis of Cross Section and Panel Data, ch. 10), so that
-    prompts which ask for long answers do not count as such. Why: Dubois et al., Length-Controlled
-    AlpacaEval (arXiv 2404.04475). All arguments are (candidates,); a nan score is left out. A
-    prompt is usable with two scored candidates of different lengths.
-    """
-    known = ~np.isnan(score)
-    values, size = score[known], np.log1p(length[known])
-    order = np.lexsort((values, size, prompt[known]))
-    values, size = values[order], size[order]
-    groups = _grouped(size, prompt[known][order])
-    high, low = values - _mean(values, groups), size - _mean(size, groups)
-    ends = groups.starts + groups.sizes - 1
-    usable = size[ends] > size[groups.starts]
-    here = usable[groups.group]
-    if not usable.any():
-        return Slope(np.nan, 0)
-    return Slope(float((high[here] @ low[here]) / (low[here] @ low[here])), int(usable.sum()))

@@ -92,12 +92,6 @@ def _columns(found: Sequence[Confusion]) -> dict[str, Sequence[Any]]:
     return dict(zip(Confusion._fields, columns, strict=True))
 
 
-def failed(completion: str, finish_reason: str) -> list[str]:
-    """The gates that a candidate fails whatever its prompt and the thresholds are."""
-    told = {"truncated": finish_reason != "stop", "empty": not completion.strip()}
-    return [name for name, fails in told.items() if fails]
-
-
 def _asked(prompts: Sequence[Prompt]) -> list[Asked]:
     """What is looked at of each prompt; a system prompt is in any language and shows nothing."""
     return [

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arbitrage.combine import METHODS, combined, rank, residualised, slope_of, zscore
+from arbitrage.combine import METHODS, combined, rank, residualised, zscore
 
 NAN = math.nan
 scores = st.one_of(
@@ -175,32 +175,3 @@ def test_length_control_takes_away_what_the_slope_says_and_leaves_languages_with
     )
     wanted = [1.0, 1.0 - 0.5 * math.log(10), NAN, 0.5]
     assert found == pytest.approx(wanted, nan_ok=True)
-
-
-def test_the_slope_is_that_of_a_regression_with_a_constant_per_prompt() -> None:
-    rng = np.random.default_rng(3)
-    prompt = rng.integers(0, 40, 300)
-    length = rng.integers(0, 900, 300) * (1 + prompt)
-    score = 0.7 * np.log1p(length) - 3.0 * prompt + rng.normal(size=300)
-    score[rng.random(300) < 0.1] = NAN
-    known = ~np.isnan(score)
-    constants = (prompt[known, None] == np.arange(40)).astype(float)
-    design = np.column_stack([np.log1p(length[known]), constants])
-    wanted = np.linalg.lstsq(design, score[known], rcond=None)[0][0]
-    found = slope_of(score, length, prompt)
-    assert found.slope == pytest.approx(wanted)
-    assert 0.5 < found.slope < 0.9
-    lengths = pd.Series(length[known]).groupby(prompt[known]).nunique()
-    assert found.prompts == (lengths > 1).sum()
-    without = residualised(score, length, np.zeros(300, np.int64), np.array([found.slope]))
-    assert slope_of(without, length, prompt).slope == pytest.approx(0, abs=1e-9)
-
-
-def test_prompts_of_one_length_or_one_candidate_have_no_slope() -> None:
-    prompt = np.array([0, 0, 1, 2, 2])
-    length = np.array([5, 5, 9, 1, 7])
-    score = np.array([0.1, 0.9, 0.4, 0.2, NAN])
-    found = slope_of(score, length, prompt)
-    assert math.isnan(found.slope)
-    assert found.prompts == 0
-    assert slope_of(score[:0], length[:0], prompt[:0]).prompts == 0
