@@ -145,6 +145,9 @@ class TeacherConfig(Served):
         None, description="its markers, where the model reasons and no server keeps that apart"
     )
     sampling: tuple[Sampling, ...] = Field((Sampling(),), min_length=1)
+    license: str | None = incidental(None, min_length=1, description="of the model: an SPDX name")
+    for_training: bool = incidental(True, description="false: exports leave its answers out")
+    parameters: int | None = incidental(None, ge=1, description="where no local file tells")
 
     @field_validator("sampling", mode="before")
     @classmethod

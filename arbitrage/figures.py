@@ -5,24 +5,22 @@ Reads files only; of sizes a fair part.
 
 from __future__ import annotations
 
-import bisect
-from collections import Counter, defaultdict, deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from arbitrage.components import Teacher
 from arbitrage.estimate import Figures
+from arbitrage.speeds import speeds
 from arbitrage.store import shard_number
 from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from arbitrage.plan import Planner, ShardState
     from arbitrage.store import Store
 
 SAMPLED_FILES = 64
-KEPT_SPANS = 16
 PROMPTS, ROUTES, GATES, PRODUCT = "prompts", "routes", "gates", "selected"
 """Under these names `Figures` of files that no engine makes are kept; their requests are rows.
 Who routes or selects changes little in their size, so earlier ones count too."""
@@ -82,91 +80,3 @@ def _mean_bytes(store: Store, files: Sequence[tuple[str, int]]) -> float | None:
     if not rows:
         return None
     return sum((store.size(path) or 0) for path, _ in sampled) / rows
-
-
-class Speed(NamedTuple):
-    """What the diary says of a role: time of a replica per request, and to load it."""
-
-    request_s: float | None
-    load_s: float | None
-
-
-@dataclass
-class _Busy:
-    """The time in which a replica had anything in flight: two tasks overlap on it."""
-
-    closed_s: float = 0.0
-    spans: deque[tuple[float, float]] = field(default_factory=deque)
-
-    def add(self, start: float, end: float) -> None:
-        """Takes in a task's span; spans come in the order of their ends."""
-        while self.spans and self.spans[-1][1] >= start:
-            earlier, late = self.spans.pop()
-            start, end = min(start, earlier), max(end, late)
-        self.spans.append((start, end))
-        if len(self.spans) > KEPT_SPANS:
-            first, last = self.spans.popleft()
-            self.closed_s += last - first
-
-    @property
-    def total_s(self) -> float:
-        """Seconds in all."""
-        return self.closed_s + sum(end - start for start, end in self.spans)
-
-
-@dataclass
-class _Session:
-    """One call of `run` in the diary."""
-
-    start: float = 0.0
-    busy: dict[tuple[str, str], _Busy] = field(default_factory=dict)
-    last_done: dict[str, float] = field(default_factory=dict)
-    loaded: list[tuple[str, float]] = field(default_factory=list)
-
-    def loads(self) -> dict[str, float]:
-        """Per role the longest load: from the start, or from the last task of a replica that went
-        before it."""
-        found: dict[str, float] = {}
-        ends = sorted(self.last_done.values())
-        for role, now in self.loaded:
-            place = bisect.bisect_right(ends, now)
-            since = max(self.start, ends[place - 1]) if place else self.start
-            found[role] = max(now - since, found.get(role, 0.0))
-        return found
-
-
-def speeds(events: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Speed]:
-    """Per owner what the diary tells; `names` maps owners to the names of roles.
-
-    The time of a replica is that in which it had a task in flight, however many. Loading is told
-    from when the slots were free: the start of the run (so with Ray's own start), or the last task
-    of another replica; it is that of the latest run that loaded the role.
-    """
-    session = _Session()
-    worked: dict[str, float] = defaultdict(float)
-    requests: Counter[str] = Counter()
-    loads: dict[str, float] = {}
-
-    def close() -> None:
-        loads.update(session.loads())
-        for (owner, _), busy in session.busy.items():
-            worked[owner] += busy.total_s
-
-    for event in events:
-        now, kind = float(event.get("time", 0.0)), event.get("event")
-        if kind == "run_started":
-            close()
-            session = _Session(now)
-        elif kind == "replica_loaded":
-            session.loaded.append((str(event.get("role")), now))
-        elif kind == "task_done" and event.get("replica") and event.get("requests"):
-            owner, replica = str(event["owner"]), str(event["replica"])
-            busy = session.busy.setdefault((owner, replica), _Busy())
-            busy.add(now - float(event["seconds"]), now)
-            session.last_done[replica] = now
-            requests[owner] += int(event["requests"])
-    close()
-    return {
-        owner: Speed(worked[owner] / requests[owner] if requests[owner] else None, loads.get(name))
-        for owner, name in names.items()
-    }

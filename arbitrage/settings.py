@@ -29,6 +29,9 @@ class Resources(Block):
     load_timeout_s: float = incidental(
         3600.0, gt=0, description="a replica that is not loaded by then is replaced"
     )
+    price_per_hour: float | None = incidental(
+        None, ge=0, description="money that one replica costs, in the currency of the prices"
+    )
     python: str | None = incidental(
         None,
         min_length=1,

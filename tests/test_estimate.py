@@ -17,7 +17,7 @@ from arbitrage.estimate import (
     cost_of,
     forecast,
 )
-from arbitrage.figures import speeds
+from arbitrage.speeds import speeds
 from arbitrage.scheduler import Slots
 
 GPU = Slots(1, 1)

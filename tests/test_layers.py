@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 
 STORY = (
-    ("errors", "records", "languages", "stats", "usage", "pulse"),
+    ("errors", "records", "languages", "stats", "usage", "pulse", "speeds"),
     (
         "identity",
         "blocks",
@@ -48,7 +48,7 @@ STORY = (
     ("prompts", "arbiter", "plan", "lineup", "journal", "placement"),
     ("product", "baselines", "pairs", "replay"),
     ("resumable", "demand", "readahead", "parts", "rounds", "attacks", "results"),
-    ("answers",),
+    ("answers", "costs"),
     ("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary", "assay"),
     ("worker", "replica", "needs", "nodes", "turns", "events", "checks"),
     ("cluster", "estimate"),
