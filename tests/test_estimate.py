@@ -17,8 +17,8 @@ from arbitrage.estimate import (
     cost_of,
     forecast,
 )
-from arbitrage.speeds import speeds
 from arbitrage.scheduler import Slots
+from arbitrage.speeds import speeds
 
 GPU = Slots(1, 1)
 
