@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Bools = NDArray[np.bool_]
 
-COLUMNS = ["language", "teacher_fingerprint", "sample", "reward", "rank", "candidates"]
+COLUMNS = [
+    *("language", "teacher_fingerprint", "sample", "reward", "margin", "rank", "candidates"),
+]
 """What is read of a product."""
 
 
@@ -133,6 +135,20 @@ def answers_of(candidates: pa.ListArray, prints: Sequence[str], gates: Collectio
         twin[usable],
         distinct,
     )
+
+
+def asked_of(
+    candidates: pa.ListArray, prints: Sequence[str], places: Ints, teachers: int
+) -> NDArray[np.int16]:
+    """(teachers, prompts): how many candidates of each there are, those of no use too. `places`
+    says for each of the fingerprints which teacher it is; what is in neither is not counted."""
+    names = candidates.flatten().field("teacher_fingerprint")
+    known = pc.index_in(names, pa.array(prints, pa.string()))
+    teacher = places[pc.fill_null(known, -1).to_numpy(zero_copy_only=False).astype(np.int64)]
+    prompt = pc.list_parent_indices(candidates).to_numpy().astype(np.int64)
+    mine, prompts = teacher >= 0, len(candidates)
+    cells = np.bincount((teacher * prompts + prompt)[mine], minlength=teachers * prompts)
+    return cells.reshape(teachers, prompts).astype(np.int16)
 
 
 def _floats(column: pa.Array) -> Floats:

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
 def numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     """A column of numbers without nulls as integers."""
-    chunk = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    found: NDArray[np.int64] = chunk.to_numpy(zero_copy_only=False).astype(np.int64)
+    found: NDArray[np.int64] = whole(column).to_numpy(zero_copy_only=False).astype(np.int64)
     return found
+
+
+def whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column as one array."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def names_any(lists: pa.ListArray, names: Collection[str]) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from arbitrage import baselines
 from arbitrage.baselines import Baseline, Lengths, moments_of
-from arbitrage.columns import numbers
+from arbitrage.columns import numbers, whole
 from arbitrage.stats import Moments
 
 if TYPE_CHECKING:
@@ -115,17 +115,15 @@ class Results:
         self.gates: dict[str, Counter[str]] = defaultdict(Counter)
         self.errors: Counter[str] = Counter()
 
-    def add(self, table: pa.Table) -> None:
-        """Takes in one shard."""
-        table = baselines.first_rows(table)
-        if not table.num_rows:
-            return
-        candidates = table["candidates"].combine_chunks()
+    def add(self, table: pa.Table) -> Shard:
+        """Takes in one shard, and gives back what was seen in it, one entry per prompt."""
+        table = baselines.first_rows(table).combine_chunks()
+        candidates = whole(table["candidates"])
         self._count_problems(candidates.flatten())
         made = self._looked_at(table, candidates)
-        language = table["language"].to_numpy()
-        for code in sorted(set(language.tolist())):
-            self._add_language(code, made.of(language == code))
+        for code in sorted(set(made.language.tolist())):
+            self._add_language(code, made.of(made.language == code))
+        return made
 
     def settle(self) -> None:
         """Finds the teacher of each family, once everything is taken in."""
@@ -137,19 +135,24 @@ class Results:
             for row in rows:
                 row.fixed = fixed
 
-    def _looked_at(self, table: pa.Table, candidates: pa.ListArray) -> _Shard:
+    def _looked_at(self, table: pa.Table, candidates: pa.ListArray) -> Shard:
         prompts, teachers = table.num_rows, len(self._names)
         answers = baselines.answers_of(candidates, self._prints, self._enforced)
         answers = answers._replace(teacher=self._places[answers.teacher])
         owner = pc.fill_null(pc.index_in(table["teacher_fingerprint"], pa.array(self._prints)), -1)
         owners = self._places[numbers(owner)]
         chosen = baselines.is_chosen(answers, owners, numbers(table["sample"]))
-        return _Shard(
+        return Shard(
+            table["language"].to_numpy(),
             table["reward"].to_numpy(),
+            table["margin"].to_numpy(),
+            owners,
             baselines.best_alone(answers, teachers, prompts),
             baselines.shares_of_win(answers, chosen, teachers, prompts),
             baselines.longest_answer(answers, prompts),
             np.stack(baselines.lengths_of(answers, chosen, prompts)),
+            baselines.asked_of(candidates, self._prints, self._places, teachers),
+            answers,
         )
 
     def _count_problems(self, flat: pa.StructArray) -> None:
@@ -164,7 +167,7 @@ class Results:
             if owner[index] is not None:
                 self.errors[self._names[self._places[owner[index]]]] += 1
 
-    def _add_language(self, code: str, made: _Shard) -> None:
+    def _add_language(self, code: str, made: Shard) -> None:
         row = self.languages.setdefault(code, LanguageResult(code, self._families[code]))
         row.prompts += len(made.reward)
         _add(row.reward, made.reward)
@@ -183,18 +186,33 @@ class Results:
             _add(result.gain, made.reward - alone)
 
 
-class _Shard(NamedTuple):
-    """What a product's rows hold: everything (..., prompts)."""
+class Shard(NamedTuple):
+    """What a product's rows hold: everything (..., prompts), of those that were selected.
 
+    `margin` is nan where there is none; `owner` is the place of the teacher that was chosen among
+    those of the `Results`, -1 where they do not have it; `alone` (teachers, prompts) each one's
+    best reward, nan without a usable answer; `won` (teachers, prompts) its part of the win;
+    `longest` the reward of the longest answer; `lengths` (3, prompts), as `baselines.lengths_of`
+    says; `asked` (teachers, prompts) how many completions it was asked for. `answers` are all
+    usable candidates, which are numbered by rows.
+    """
+
+    language: Any
     reward: Any
+    margin: Any
+    owner: Any
     alone: Any
     won: Any
     longest: Any
     lengths: Any
+    asked: Any
+    answers: baselines.Answers
 
-    def of(self, rows: Any) -> _Shard:
-        """The same for some of the prompts."""
-        return _Shard(*(values[..., rows] for values in self))
+    def of(self, rows: Any) -> Shard:
+        """The same for some of the prompts; `answers` stay as they are."""
+        told = self._asdict()
+        del told["answers"]
+        return self._replace(**{name: values[..., rows] for name, values in told.items()})
 
 
 def _best_of(rows: Sequence[LanguageResult]) -> str | None:

@@ -47,7 +47,7 @@ STORY = (
     ("configfile", "store", "sources", "validation", "engines", "routers"),
     ("prompts", "arbiter", "plan", "lineup", "journal", "placement"),
     ("product", "baselines", "pairs", "replay"),
-    ("resumable", "demand", "readahead", "parts", "rounds", "attacks", "results"),
+    ("resumable", "demand", "readahead", "parts", "rounds", "attacks", "results", "worth"),
     ("answers", "costs"),
     ("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary", "assay"),
     ("worker", "replica", "needs", "nodes", "turns", "events", "checks"),
