@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from arbitrage.components import Teacher
 from arbitrage.demand import demand_of
-from arbitrage.plan import paid
 from arbitrage.speeds import speeds
 from arbitrage.usage import Usage, total_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from arbitrage.components import Arbiter, Components
-    from arbitrage.plan import Planner
     from arbitrage.store import Store
 
 HOUR_S = 3600.0
@@ -88,10 +86,9 @@ class Cost:
         }
 
 
-def costs_of(store: Store, components: Components, planner: Planner) -> list[Cost]:
+def costs_of(store: Store, components: Components, usages: Mapping[str, Usage]) -> list[Cost]:
     """One for each teacher and Arbiter of the config, in its order; and, where there is any, one
-    (of no stage) for all that the config has no longer."""
-    usages = paid(store, planner.listing)
+    (of no stage) for all that the config has no longer. `usages` is what `plan.paid` tells."""
     told = speeds(store.events(), {part.fingerprint: part.name for part in components.served})
     found = []
     for part in components.served:

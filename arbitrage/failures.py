@@ -10,17 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from arbitrage.cells import cells_of
 from arbitrage.config import RunConfig
-from arbitrage.gates import Rates, confusion_rates
-from arbitrage.parts import languages_of
+from arbitrage.gates import Rates
 from arbitrage.plan import read_state
 from arbitrage.views import open_run
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from arbitrage.plan import Lane, ShardState
-    from arbitrage.store import Store
 
 ALL = "all"
 
@@ -78,25 +75,6 @@ def failures(place: Path | str) -> Failures:
     """Adds up the facts of a run, shard by shard. Raises UsageError where there is no run."""
     store, components = open_run(place)
     config = RunConfig.model_validate(store.read_json("run.json")["config"])
-    planner, shards = read_state(components, store)
-    found = Failures(store.address(), config.gates.enforced(), {})
-    for shard in shards:
-        for lane in planner.lanes(shard):
-            if planner.is_done(lane.gate):
-                asked = components.teacher(lane.generate.variant or lane.generate.owner)
-                owner = components.owner(asked.fingerprint)
-                _add(found, store, shard, lane, owner.name if owner else asked.name, config)
-            else:
-                found.missing += 1
-    return found
-
-
-def _add(
-    found: Failures, store: Store, shard: ShardState, lane: Lane, name: str, config: RunConfig
-) -> None:
-    prompts = store.read(shard.path, ["prompt_id", "language"]).table
-    facts = store.read(lane.gate.output).table
-    languages = languages_of(facts, prompts)
-    told = confusion_rates(facts, [name] * facts.num_rows, languages, config.gates)
-    for key, rates in told.items():
-        found.rates.setdefault(key, Rates()).add(rates)
+    cells = cells_of(store, *read_state(components, store), config)
+    rates = {key: cell.rates for key, cell in cells.found.items() if cell.rates.candidates}
+    return Failures(store.address(), config.gates.enforced(), rates, cells.missing)

@@ -293,6 +293,12 @@ class Planner:
             self._chain.append(task.key)
         return True
 
+    @property
+    def product(self) -> list[str]:
+        """The product's files, in the order of the shards."""
+        folder = self.folder_of(self.components.selector)
+        return sorted(path for path in self.listing.files if path.startswith(f"{folder}/"))
+
     def followers(self, task: Task) -> list[int]:
         """The other shards that may have new tasks now that this one is done."""
         router, selector = self.components.router, self.components.selector

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arbitrage import baselines
+from arbitrage.costs import Cost, costs_of
 from arbitrage.plan import paid, quarantine_of
 from arbitrage.prompts import MEMO
 from arbitrage.results import LanguageResult, Results, told_beside
-from arbitrage.usage import Usage, total_of
+from arbitrage.usage import total_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from arbitrage.components import Components
     from arbitrage.plan import Planner, Task
     from arbitrage.store import Store
+    from arbitrage.usage import Usage
 
 LIMITED = ("below_threshold", "over_quota", "over_teacher_share", "no_pair")
 """Reasons for which prompts with usable answers are left out."""
@@ -27,7 +29,10 @@ LIMITED = ("below_threshold", "over_quota", "over_teacher_share", "no_pair")
 
 @dataclass
 class Ledger:
-    """prompts = selected + quarantined + unfinished; and, per source, rows = accepted + refused."""
+    """prompts = selected + quarantined + unfinished; and, per source, rows = accepted + refused.
+
+    `by_language` has the quarantined prompts by language and reason.
+    """
 
     rows_read: int = 0
     refused: dict[str, int] = field(default_factory=dict)
@@ -36,23 +41,12 @@ class Ledger:
     selected: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
     unfinished: int = 0
+    by_language: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def lost(self) -> int:
         """Rows that are in quarantine."""
         return sum(self.refused.values()) + sum(self.quarantined.values())
-
-
-@dataclass
-class Spending:
-    """What a teacher or the Arbiter has spent in this run directory, in this call and earlier ones.
-
-    `stage` is generate or score, or none for all those that the config no longer has.
-    """
-
-    name: str
-    stage: str
-    usage: Usage
 
 
 @dataclass
@@ -74,7 +68,7 @@ class Summary:
     unusable: list[str]
     given_up: dict[str, str]
     stopped: bool
-    spent: list[Spending] = field(default_factory=list)
+    spent: list[Cost] = field(default_factory=list)
     budget: dict[str, tuple[float, float]] = field(default_factory=dict)
     held: int = 0
     set_aside: dict[str, str] = field(default_factory=dict)
@@ -122,12 +116,12 @@ def of_run(
     """Sums up the current product, shard by shard, and what the whole run directory has spent."""
     results = Results(components, set(store_gates(store)))
     folder = planner.folder_of(components.selector)
-    files = sorted(path for path in planner.listing.files if path.startswith(f"{folder}/"))
+    files = planner.product
     for path in files:
         results.add(store.read(path, columns=baselines.COLUMNS).table)
     results.settle()
     usages = paid(store, planner.listing)
-    ledger = _ledger(store, planner, files)
+    ledger = ledger_of(store, planner, files)
     complete = not (given_up or stopped or ledger.unfinished)
     return Summary(
         run=store.address(),
@@ -140,21 +134,11 @@ def of_run(
         unusable=_unusable(components, planner, results, ledger) if complete else [],
         given_up={f"{task.stage} {task.output}": why for task, why in given_up.items()},
         stopped=stopped,
-        spent=_spending(components, usages),
+        spent=costs_of(store, components, usages),
         budget=against(limits or {}, usages),
         held=held,
         set_aside=dict(set_aside or {}),
     )
-
-
-def _spending(components: Components, usages: Mapping[str, Usage]) -> list[Spending]:
-    told = []
-    for part in components.served:
-        own = (usage for owner, usage in usages.items() if components.owner(owner) is part)
-        stage = "generate" if part.kind == "candidates" else "score"
-        told.append(Spending(part.name, stage, total_of(own)))
-    others = total_of(u for owner, u in sorted(usages.items()) if components.owner(owner) is None)
-    return [*told, Spending("no longer in the config", "", others)] if others.requests else told
 
 
 def against(
@@ -184,7 +168,8 @@ def store_gates(store: Store) -> tuple[str, ...]:
     return tuple(name for name, on in told.items() if on)
 
 
-def _ledger(store: Store, planner: Planner, files: list[str]) -> Ledger:
+def ledger_of(store: Store, planner: Planner, files: Sequence[str]) -> Ledger:
+    """What went in and what came of it; `files` are the product's."""
     ledger = Ledger()
     refused: Counter[str] = Counter()
     contradicted: Counter[str] = Counter()
@@ -194,15 +179,16 @@ def _ledger(store: Store, planner: Planner, files: list[str]) -> Ledger:
         contradicted.update(tally["contradicted"])
     prompts = [path for path in planner.listing.files if path.startswith("prompts/")]
     ledger.prompts = sum(note["rows"] for note in store.footers(prompts).values())
-    lost: Counter[str] = Counter()
+    lost: Counter[tuple[str, str]] = Counter()
     for path in files:
         note = store.footer(path)
         ledger.selected += note.get("selected", note["rows"])  # older files have a row per prompt
         if note["quarantined"]:
-            lost.update(
-                store.read(quarantine_of(path), columns=["reason"]).table["reason"].to_pylist()
-            )
-    ledger.refused, ledger.quarantined = dict(refused), dict(lost)
-    ledger.contradicted = dict(contradicted)
+            aside = store.read(quarantine_of(path), columns=["language", "reason"]).table
+            lost.update(zip(*(column.to_pylist() for column in aside.columns), strict=True))
+    for (language, reason), count in sorted(lost.items()):
+        ledger.by_language.setdefault(language, {})[reason] = count
+        ledger.quarantined[reason] = ledger.quarantined.get(reason, 0) + count
+    ledger.refused, ledger.contradicted = dict(refused), dict(contradicted)
     ledger.unfinished = ledger.prompts - ledger.selected - sum(lost.values())
     return ledger

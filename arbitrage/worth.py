@@ -73,8 +73,8 @@ def losses(names: Sequence[str], reward: Floats, owner: Ints, alone: Floats) -> 
 
 
 def _two_best(alone: Floats) -> tuple[Floats, Floats]:
-    """(prompts,) each: the best reward of all teachers and the second best, equal where two teachers
-    have the same; nan where there is none."""
+    """(prompts,) each: the best reward of all teachers and the second best, equal where two have
+    the same; nan where there is none."""
     padded = np.vstack([np.full((2, alone.shape[1]), -np.inf), np.nan_to_num(alone, nan=-np.inf)])
     top = np.partition(padded, len(padded) - 2, axis=0)[-2:]
     second, best = np.where(np.isinf(top), np.nan, top)
