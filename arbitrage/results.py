@@ -104,7 +104,7 @@ class Results:
 
     def __init__(self, components: Components, enforced: Collection[str]) -> None:
         answering = components.answering
-        self._names = [teacher.name for teacher in answering]
+        self.names = [teacher.name for teacher in answering]
         places = {teacher.fingerprint: place for place, teacher in enumerate(answering)}
         places |= {variant.fingerprint: places[variant.role] for variant in components.variants}
         self._prints = list(places)
@@ -136,7 +136,7 @@ class Results:
                 row.fixed = fixed
 
     def _looked_at(self, table: pa.Table, candidates: pa.ListArray) -> Shard:
-        prompts, teachers = table.num_rows, len(self._names)
+        prompts, teachers = table.num_rows, len(self.names)
         answers = baselines.answers_of(candidates, self._prints, self._enforced)
         answers = answers._replace(teacher=self._places[answers.teacher])
         owner = pc.fill_null(pc.index_in(table["teacher_fingerprint"], pa.array(self._prints)), -1)
@@ -147,6 +147,7 @@ class Results:
             table["reward"].to_numpy(),
             table["margin"].to_numpy(),
             owners,
+            numbers(table["sample"]),
             baselines.best_alone(answers, teachers, prompts),
             baselines.shares_of_win(answers, chosen, teachers, prompts),
             baselines.longest_answer(answers, prompts),
@@ -162,10 +163,10 @@ class Results:
         parents = pc.list_parent_indices(gates).to_pylist()
         for parent, gate in zip(parents, gates.flatten().to_pylist(), strict=True):
             if owner[parent] is not None:
-                self.gates[self._names[self._places[owner[parent]]]][gate] += 1
+                self.gates[self.names[self._places[owner[parent]]]][gate] += 1
         for index in np.flatnonzero(flat.field("error").is_valid()).tolist():
             if owner[index] is not None:
-                self.errors[self._names[self._places[owner[index]]]] += 1
+                self.errors[self.names[self._places[owner[index]]]] += 1
 
     def _add_language(self, code: str, made: Shard) -> None:
         row = self.languages.setdefault(code, LanguageResult(code, self._families[code]))
@@ -176,7 +177,7 @@ class Results:
         differ, taken, chance = made.lengths
         long = int((differ * taken).sum())
         row.lengths.add(Lengths(int(differ.sum()), long, float((differ * chance).sum())))
-        for number, name in enumerate(self._names):
+        for number, name in enumerate(self.names):
             alone = made.alone[number]
             if np.isnan(alone).all():
                 continue
@@ -190,17 +191,18 @@ class Shard(NamedTuple):
     """What a product's rows hold: everything (..., prompts), of those that were selected.
 
     `margin` is nan where there is none; `owner` is the place of the teacher that was chosen among
-    those of the `Results`, -1 where they do not have it; `alone` (teachers, prompts) each one's
-    best reward, nan without a usable answer; `won` (teachers, prompts) its part of the win;
-    `longest` the reward of the longest answer; `lengths` (3, prompts), as `baselines.lengths_of`
-    says; `asked` (teachers, prompts) how many completions it was asked for. `answers` are all
-    usable candidates, which are numbered by rows.
+    those of the `Results`, -1 where they do not have it, and `sample` which of its answers; `alone`
+    (teachers, prompts) each one's best reward, nan without a usable answer; `won` (teachers,
+    prompts) its part of the win; `longest` the reward of the longest answer; `lengths` (3, prompts)
+    as `baselines.lengths_of` says; `asked` (teachers, prompts) how many completions it was asked
+    for. `answers` are all usable candidates, which are numbered by rows.
     """
 
     language: Any
     reward: Any
     margin: Any
     owner: Any
+    sample: Any
     alone: Any
     won: Any
     longest: Any

@@ -29,9 +29,13 @@ class Moments:
         return self.total / self.count if self.count else math.nan
 
     @property
-    def half_width(self) -> float:
-        """Half of the mean's 95 % interval (normal approximation); nan below two values."""
+    def deviation(self) -> float:
+        """Standard deviation of the sample; nan below two values."""
         if self.count < 2:
             return math.nan
-        variance = max(0.0, self.squares - self.total**2 / self.count) / (self.count - 1)
-        return Z95 * math.sqrt(variance / self.count)
+        return math.sqrt(max(0.0, self.squares - self.total**2 / self.count) / (self.count - 1))
+
+    @property
+    def half_width(self) -> float:
+        """Half of the mean's 95 % interval (normal approximation); nan below two values."""
+        return Z95 * self.deviation / math.sqrt(self.count) if self.count else math.nan

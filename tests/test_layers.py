@@ -64,7 +64,7 @@ STORY = (
     ("cluster", "estimate"),
     ("driver", "figures"),
     ("pipeline", "views", "preview", "verify"),
-    ("repair", "garbage", "probe", "compare", "routing", "failures"),
+    ("repair", "garbage", "probe", "compare", "routing", "failures", "account"),
     ("tables",),
     ("tables_plan", "tables_arbiter", "tables_gates", "tables_route", "terminal"),
     ("cli_arbiter", "cli_route"),
