@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 
 STORY = (
-    ("errors", "records", "languages", "stats", "usage", "pulse", "speeds"),
+    ("errors", "records", "languages", "stats", "usage", "pulse", "speeds", "page"),
     (
         "identity",
         "blocks",
