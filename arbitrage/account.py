@@ -19,7 +19,7 @@ from arbitrage import baselines, worth
 from arbitrage.baselines import moments_of
 from arbitrage.cells import Cell, Cells, cells_of
 from arbitrage.config import RunConfig
-from arbitrage.costs import Cost, costs_of, unit_of
+from arbitrage.costs import Cost, amount_of, costs_of, unit_of
 from arbitrage.distributions import LengthEffect, counted, edges_of
 from arbitrage.plan import paid, read_state
 from arbitrage.results import LanguageResult, Results, told_beside
@@ -122,7 +122,7 @@ class Account:
             "ledger": asdict(self.ledger),
             "languages": [self._language(row) for row in self.languages],
             "all": told_beside(self.languages),
-            "reward": _moments(self._reward()),
+            "reward": _moments(self.reward),
             "single": None if self.single is None else _single(self.single),
             "value": {name: loss.as_dict() for name, loss in self.losses.items()},
             "costs": [cost.as_dict() for cost in self.costs],
@@ -133,7 +133,9 @@ class Account:
             "lengths": self.lengths.as_dict(),
         }
 
-    def _reward(self) -> Moments:
+    @property
+    def reward(self) -> Moments:
+        """Of everything that was chosen."""
         total = Moments()
         for row in self.languages:
             total.add(row.reward.count, row.reward.total, row.reward.squares)
@@ -318,14 +320,10 @@ def _times(name: str, costs: Sequence[Cost], asked: int, prompts: int) -> float 
     """What a prompt cost in all, in what it costs with one teacher alone. Arbiters count where
     they are paid for in the same unit; without choosing there would be none."""
     unit = unit_of(cost for cost in costs if cost.stage == "generate")
-    own = next(_amount(cost, unit) for cost in costs if cost.name == name)
+    own = next(amount_of(cost, unit) for cost in costs if cost.name == name)
     counts = [cost for cost in costs if cost.stage == "generate" or unit in ("money", "gpu_hours")]
-    total = sum(_amount(cost, unit) for cost in counts if cost.stage)
+    total = sum(amount_of(cost, unit) for cost in counts if cost.stage)
     return total / prompts / (own / asked) if own and asked and prompts else None
-
-
-def _amount(cost: Cost, unit: str) -> float:
-    return float(cost.as_dict()[unit])
 
 
 def _spread(names: Sequence[str], codes: Sequence[str], rows: Rows) -> dict[str, Any]:

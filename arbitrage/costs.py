@@ -123,3 +123,8 @@ def unit_of(costs: Iterable[Cost]) -> str:
         "completion_tokens": any(cost.usage.completion_tokens for cost in worked),
     }
     return next((name for name, known in measures.items() if known), "requests")
+
+
+def amount_of(cost: Cost, unit: str) -> float:
+    """What a role has cost in a unit of `unit_of`."""
+    return float(cost.as_dict()[unit])

@@ -54,6 +54,7 @@ STORY = (
     ("driver", "figures"),
     ("pipeline", "views", "preview", "verify"),
     ("repair", "garbage", "probe", "compare", "routing", "failures", "account"),
+    ("verdicts",),
     ("tables",),
     ("tables_plan", "tables_arbiter", "tables_gates", "tables_route", "terminal"),
     ("cli_arbiter", "cli_route"),
