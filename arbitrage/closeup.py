@@ -1,8 +1,8 @@
 """Looks closely at a few shards of a run: every candidate with its text, in the product's order.
 
 A run may have a million prompts, so whoever wants texts looks at a bounded part of it: `spread`
-says which shards that is, `look` reads one. A shard is seen as its product was made: from the files that
-the product names, whatever was added since. Knows nothing of what is done with what is seen.
+says which shards that is, `look` reads one. A shard is seen as its product was made: from the files
+that the product names, whatever was added since. Knows nothing of what is done with what is seen.
 Invariant: the same files give the same shards in the same order.
 """
 

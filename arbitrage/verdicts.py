@@ -158,16 +158,16 @@ def _weakest(account: Account) -> Verdict:
     if worst.best_alone is not None and gain.count > 1:
         shown = "" if _is_positive(gain) else ", which may be chance"
         told += f" Choosing adds {interval(gain)} to {worst.best_alone}{shown}."
-    return Verdict(question, worst.language, f"{told}{_also(account, account.languages)}", "bad")
+    told += _also(account)
+    if worst.reward.mean + worst.reward.half_width < account.reward.mean:
+        return Verdict(question, worst.language, told, "bad")
+    return Verdict(question, f"None for certain; least {worst.language}", told, "plain")
 
 
-def _also(account: Account, rows: Iterable[LanguageResult]) -> str:
+def _also(account: Account) -> str:
     """Where most prompts were lost, and most answers are in another language, if any."""
     told = ""
-    lost = {
-        row.language: sum(account.ledger.by_language.get(row.language, {}).values()) for row in rows
-    }
-    lost |= {code: sum(told.values()) for code, told in account.ledger.by_language.items()}
+    lost = {code: sum(why.values()) for code, why in account.ledger.by_language.items()}
     sizes = {row.language: row.prompts for row in account.languages}
     parts = {code: count / (count + sizes.get(code, 0)) for code, count in lost.items() if count}
     if parts:
