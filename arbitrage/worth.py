@@ -111,6 +111,8 @@ def _weights(number: int, count: int) -> Floats:
 def thinned(names: Sequence[str], alone: Floats, asked: Ints) -> list[Point]:
     """Teachers left out one after the other, each time the one whose going costs least: first as
     few prompts as possible, then as little reward as possible."""
+    if not alone.shape[1]:
+        return []
     left = list(range(len(names)))
     found = [_point(alone, asked, left, None)]
     while len(left) > 1:
