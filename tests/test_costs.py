@@ -12,6 +12,7 @@ from arbitrage.plan import paid
 from arbitrage.usage import Usage
 from harness import Run, fake, make_config, numbered_prompts, opened, run, write_prompts
 
+
 def costs(made: Run) -> dict[str, Cost]:
     found = costs_of(made.store, made.components, paid(made.store, made.store.listing()))
     return {cost.name: cost for cost in found}
