@@ -76,6 +76,12 @@ def words_and_repetition(text: str) -> tuple[int, float]:
     return said, _copied(words, by_letter) / max(1, len(words))
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case without punctuation around them; in a script without
+    spaces every letter is one."""
+    return [core for word in _words(text)[0] if (core := word.strip(_EDGES))]
+
+
 def _rows(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     """Every few words in a row."""
     return zip(*(words[start:] for start in range(size)), strict=False)
