@@ -19,7 +19,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from arbitrage.loops import words_of
 from arbitrage.stats import Z95
@@ -198,8 +197,8 @@ def _grams(ids: NDArray[np.uint64], owner: Ints, order: int) -> tuple[Ints, Ints
     mixed = np.zeros(count, np.uint64)
     for place in range(order):
         mixed += ids[place : place + count] * _FACTORS[place]
-    types = pa.array(mixed[whole]).dictionary_encode().indices
-    return types.to_numpy().astype(np.int64), owner[:count][whole]
+    _, types = np.unique(mixed[whole], return_inverse=True)
+    return types, owner[:count][whole]
 
 
 def _vectors(answers: Sequence[str | None]) -> tuple[Ints, Ints, Floats]:
@@ -217,13 +216,14 @@ def _batch(start: int, answers: Sequence[str | None]) -> tuple[Ints, Ints, Float
     even the empty text has one."""
     padded = ["" if text is None else f"{_PAD}{text}{_PAD}" for text in answers]
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32)
-    owner = np.repeat(np.arange(len(padded)), [len(text) for text in padded])
+    owner = np.repeat(np.arange(len(padded), dtype=np.int32), [len(text) for text in padded])
     count = max(0, len(codes) - 2)
     whole = owner[:count] == owner[2 : 2 + count]
     mixed = np.zeros(count, np.uint64)
     for place in range(3):
         mixed += codes[place : place + count] * _FACTORS[place]
-    buckets = (mixed >> np.uint64(49)).astype(np.int64)
+    buckets = (mixed >> np.uint64(49)).astype(np.int32)
+    # of 32 bits, which are sorted twice as fast
     keys, counts = np.unique((owner[:count] * _BUCKETS + buckets)[whole], return_counts=True)
     mine, bucket = keys // _BUCKETS, keys % _BUCKETS
     length = np.sqrt(np.bincount(mine, counts**2.0, minlength=len(padded)))
