@@ -12,8 +12,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import pyarrow.compute as pc
+
 from arbitrage.errors import StaleInputError
 from arbitrage.lineup import lined_up
+from arbitrage.lots import Offer
 from arbitrage.parts import choosing_of, read_parts
 from arbitrage.plan import quarantine_of
 from arbitrage.selection import ranked
@@ -36,6 +40,7 @@ MOST_ROWS = 60_000
 """Of prompts in the shards that are looked at, beyond the first shard."""
 ENOUGH = 40
 """Selected prompts of a language with which it needs no further shard of its own."""
+_FACTS = ["prompt_id", "language", "margin", "rank", "candidates"]
 _CHOSEN = ["prompt_id", "rank", "teacher_fingerprint", "sample", "margin", "reward"]
 
 
@@ -189,6 +194,37 @@ def extent_of(looked_at: Sequence[Made], all_made: Sequence[Made], rows: int, co
     seen = {code for one in looked_at for code in one.languages}
     prompts = sum(one.shard.rows for one in looked_at)
     return Extent(len(looked_at), prompts, count, rows, tuple(sorted(there - seen)))
+
+
+def offers_of(store: Store, looked_at: Sequence[Made]) -> list[Offer]:
+    """Every prompt of these shards, as `lots` takes it; reads no texts."""
+    return [offer for one in looked_at for offer in (*_selected(store, one), *_lost(store, one))]
+
+
+def _selected(store: Store, one: Made) -> Iterator[Offer]:
+    table = store.read(one.product, _FACTS).table
+    table = table.filter(pc.equal(pc.fill_null(table["rank"], 1), 1))
+    lists = table["candidates"].combine_chunks()
+    flat, owner = lists.flatten(), pc.list_parent_indices(lists).to_numpy()
+    fails = pc.list_value_length(flat.field("gates")).to_numpy() > 0
+    gated = np.bincount(owner[fails], minlength=len(lists)) > 0
+    chars = pc.fill_null(flat.field("chars"), 0).to_numpy()
+    long = np.bincount(owner, chars, len(lists)).astype(np.int64)
+    told = [table[name].to_pylist() for name in _FACTS[:3]]
+    rows = zip(*told, gated.tolist(), lists.value_lengths().to_pylist(), long.tolist(), strict=True)
+    for prompt_id, language, margin, gate, candidates, length in rows:
+        yield Offer(prompt_id, language, margin, gate, False, candidates, length)
+
+
+def _lost(store: Store, one: Made) -> Iterator[Offer]:
+    lost = lost_of(store, one)
+    if not lost:
+        return
+    table = store.read(one.shard.path, ["prompt_id", "language"]).table
+    told = (table[name].to_pylist() for name in ("prompt_id", "language"))
+    for prompt_id, language in zip(*told, strict=True):
+        if prompt_id in lost:
+            yield Offer(prompt_id, language, lost=True)
 
 
 def look(store: Store, one: Made, components: Components, config: RunConfig) -> Closeup:

@@ -23,13 +23,16 @@ LOT_SHARE = 0.4
 
 
 class Offer(NamedTuple):
-    """A prompt that could be shown. `gated`: some candidate of it fails a gate."""
+    """A prompt that could be shown. `gated`: some candidate of it fails a gate; `candidates`: how
+    many it has, and `chars`: how long they are together, where that is known."""
 
     prompt_id: str
     language: str
     margin: float | None = None
     gated: bool = False
     lost: bool = False
+    candidates: int = 0
+    chars: int = 0
 
 
 def draw(prompt_id: str) -> bytes:

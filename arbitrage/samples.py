@@ -12,16 +12,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-import pyarrow.compute as pc
-
 from arbitrage import closeup, lots
-from arbitrage.lots import Offer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from arbitrage.closeup import Closeup, Extent, Made
+    from arbitrage.closeup import Closeup, Extent
     from arbitrage.components import Components
     from arbitrage.config import RunConfig
     from arbitrage.plan import Planner, ShardState
@@ -36,7 +32,6 @@ _SUMMARY_BYTES = 250
 """About what a candidate takes without its text, for a first guess of how many prompts fit."""
 _LEFT_OUT_BYTES = 9
 """By so much the number of characters left out may grow."""
-_FACTS = ["prompt_id", "language", "margin", "rank", "candidates"]
 
 
 class Cut(TypedDict):
@@ -92,7 +87,8 @@ def samples_of(
     looked_at = closeup.spread(everything, most_shards)
     rows = sum(shard.rows for shard in shards)
     extent = closeup.extent_of(looked_at, everything, rows, len(shards))
-    offers, width = _offers(store, looked_at)
+    offers = closeup.offers_of(store, looked_at)
+    width = sum(offer.candidates for offer in offers) / max(1, len(offers))
     most = min(prompts, int(max_bytes / (_SUMMARY_BYTES * max(1.0, width))))
     why = lots.choose(offers, most)
     seen = closeup.closeups(store, looked_at, components, config)
@@ -173,37 +169,6 @@ def _candidates(
             },
         }
         for told in shard.candidates(row)
-    ]
-
-
-def _offers(store: Store, looked_at: Sequence[Made]) -> tuple[list[Offer], float]:
-    """Every prompt of these shards, and the mean number of candidates; reads no texts."""
-    offers: list[Offer] = []
-    candidates = 0
-    for one in looked_at:
-        table = store.read(one.product, _FACTS).table
-        table = table.filter(pc.equal(pc.fill_null(table["rank"], 1), 1))
-        lists = table["candidates"].combine_chunks()
-        candidates += len(lists.flatten())
-        fails = pc.list_value_length(lists.flatten().field("gates")).to_numpy() > 0
-        gated = np.zeros(len(lists), dtype=bool)
-        gated[pc.list_parent_indices(lists).to_numpy()[fails]] = True
-        told = (table[name].to_pylist() for name in ("prompt_id", "language", "margin"))
-        offers += map(Offer, *told, gated.tolist())
-        offers += _lost(store, one)
-    return offers, candidates / max(1, sum(not offer.lost for offer in offers))
-
-
-def _lost(store: Store, one: Made) -> list[Offer]:
-    lost = closeup.lost_of(store, one)
-    if not lost:
-        return []
-    table = store.read(one.shard.path, ["prompt_id", "language"]).table
-    told = (table[name].to_pylist() for name in ("prompt_id", "language"))
-    return [
-        Offer(prompt_id, language, lost=True)
-        for prompt_id, language in zip(*told, strict=True)
-        if prompt_id in lost
     ]
 
 

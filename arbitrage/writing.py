@@ -130,3 +130,9 @@ def unspaced() -> re.Pattern[str]:
     """One letter of a script that puts no space between words."""
     letters = "".join(_ranges()[script] for script in _UNSPACED)
     return re.compile(f"[{letters}]")
+
+
+def is_unspaced(language: str) -> bool:
+    """Whether a language of the table is written without spaces between words."""
+    main = table()[language].script
+    return not set(_UNSPACED).isdisjoint(_MEMBERS.get(main, (main,)))
