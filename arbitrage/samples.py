@@ -94,7 +94,8 @@ def samples_of(
     seen = closeup.closeups(store, looked_at, components, config)
     gathered = {one["prompt_id"]: one for one in gather(seen, why, components, chars)}
     samples = _in_order(why, gathered)
-    while (cap := fitting(samples, chars, max_bytes)) is None:
+    room = max_bytes - json_bytes(Sampled([], extent, chars, chars).as_dict())
+    while (cap := fitting(samples, chars, room)) is None:
         most = most * 3 // 4
         why = lots.choose(offers, most)
         samples = _in_order(why, gathered)
@@ -199,9 +200,11 @@ def _cuts(sample: dict[str, Any]) -> Iterator[Cut]:
 
 
 def json_bytes(value: Any) -> int:
-    """How long plain data is as JSON in a page: UTF-8, with `<`, `>` and `&` escaped."""
-    told = json.dumps(value, ensure_ascii=False)
-    return len(told.encode("utf-8", "surrogatepass")) + 5 * sum(map(told.count, "<>&"))
+    """How long plain data is as JSON in a page: UTF-8 without spaces, and what could end or open
+    something in HTML or JavaScript escaped in six characters."""
+    told = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    escaped = 5 * sum(map(told.count, "<>&")) + 3 * sum(map(told.count, "\u2028\u2029"))
+    return len(told.encode("utf-8", "surrogatepass")) + escaped
 
 
 def fitting(samples: Sequence[dict[str, Any]], chars: int, max_bytes: int) -> int | None:

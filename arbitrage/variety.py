@@ -225,14 +225,19 @@ def _mean(languages: Mapping[str, Comparison]) -> Mean:
     told = list(languages.values())
     selected = [_figures(one.selected) for one in told]
     alone = [_figures(one.alone) for one in told]
-    differences = {}
-    for name in FIGURES:
-        parts = [d for one in told if not np.isnan((d := one.differences[name]).value)]
-        values, errors = np.array([*parts, (np.nan, np.nan)]).T[:, : len(parts) or 1]
-        error = np.sqrt((errors**2).sum()) / len(errors)
-        differences[name] = Difference(float(values.mean()), float(error))
+    differences = {
+        name: _mean_difference([one.differences[name] for one in told]) for name in FIGURES
+    }
     prompts = sum(one.prompts for one in told)
     return Mean(tuple(languages), prompts, _averaged(selected), _averaged(alone), differences)
+
+
+def _mean_difference(told: Sequence[Difference]) -> Difference:
+    known = [one for one in told if not np.isnan(one.value)]
+    if not known:
+        return Difference(np.nan, np.nan)
+    value, square = np.mean([(one.value, one.error**2) for one in known], axis=0)
+    return Difference(float(value), float(np.sqrt(square / len(known))))
 
 
 def _averaged(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
