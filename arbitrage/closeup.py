@@ -150,9 +150,8 @@ def spread(shards: Sequence[Made], most: int = MOST_SHARDS, rows: int = MOST_ROW
     """
     wanted = _covering(shards)
     wanted = wanted[: max(most, len({code for one in shards for code in one.languages}))]
-    for place in _evenly(len(shards), most):
-        if len(wanted) < most and place not in wanted:
-            wanted.append(place)
+    rest = [place for place in range(len(shards)) if place not in wanted]
+    wanted += [rest[place] for place in _evenly(len(rest), most - len(wanted))]
     taken: list[int] = []
     total = 0
     for place in wanted:
@@ -184,7 +183,7 @@ def _covering(shards: Sequence[Made]) -> list[int]:
 
 def _evenly(count: int, most: int) -> list[int]:
     """Up to `most` places among `count`, as far from each other as they can be."""
-    number = min(count, most)
+    number = max(0, min(count, most))
     return [(2 * n + 1) * count // (2 * number) for n in range(number)]
 
 
