@@ -310,14 +310,17 @@ def _similarity(made: _Made, rows: Bools, group: Ints, groups: int) -> Floats:
     the length of their sum, less their number; so no pair is looked at."""
     owner, bucket, weight = made.vectors
     mine = rows[owner]
-    parts = max(1, groups)
-    keys = group[owner[mine]] * _BUCKETS + bucket[mine]
-    sums = np.bincount(keys, weight[mine], parts * _BUCKETS).reshape(parts, _BUCKETS)
+    used = np.zeros(_BUCKETS, dtype=bool)
+    used[bucket[mine]] = True
+    column, width, parts = np.cumsum(used) - 1, int(used.sum()), max(1, groups)
+    keys = group[owner[mine]] * width + column[bucket[mine]]
+    sums = np.bincount(keys, weight[mine], parts * width).reshape(parts, width)
     total = sums.sum(axis=0)
-    left = np.vstack([total[None], total - sums])[: 1 + groups]
-    number = rows.sum() - np.append(0, np.bincount(group[rows], minlength=parts))[: 1 + groups]
-    cosines: Floats = _divided((left**2).sum(axis=1) - number, number * (number - 1.0))
-    return np.clip(cosines, 0.0, 1.0)
+    # the square of total - sums, without making them all
+    squares = total @ total - 2 * (sums @ total) + np.einsum("gb,gb->g", sums, sums)
+    squares = np.append(total @ total, squares[:groups])
+    number = rows.sum() - np.append(0, np.bincount(group[rows], minlength=parts)[:groups])
+    return np.clip(_divided(squares - number, number * (number - 1.0)), 0.0, 1.0)
 
 
 def _mean(values: Floats, rows: Bools, group: Ints, groups: int) -> Floats:
