@@ -42,6 +42,7 @@ GROUPS = 40
 _BUCKETS = 2**15
 _BATCH = 1000
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93], np.uint64)
+_LETTER_FACTORS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D], np.uint32)
 _PAD = "\x02\x02"
 
 
@@ -219,10 +220,10 @@ def _batch(start: int, answers: Sequence[str | None]) -> tuple[Ints, Ints, Float
     owner = np.repeat(np.arange(len(padded), dtype=np.int32), [len(text) for text in padded])
     count = max(0, len(codes) - 2)
     whole = owner[:count] == owner[2 : 2 + count]
-    mixed = np.zeros(count, np.uint64)
+    mixed = np.zeros(count, np.uint32)
     for place in range(3):
-        mixed += codes[place : place + count] * _FACTORS[place]
-    buckets = (mixed >> np.uint64(49)).astype(np.int32)
+        mixed += codes[place : place + count] * _LETTER_FACTORS[place]
+    buckets = (mixed >> np.uint32(17)).astype(np.int32)
     # of 32 bits, which are sorted twice as fast
     keys, counts = np.unique((owner[:count] * _BUCKETS + buckets)[whole], return_counts=True)
     mine, bucket = keys // _BUCKETS, keys % _BUCKETS
