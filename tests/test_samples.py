@@ -18,6 +18,7 @@ from arbitrage.lots import WHY
 from arbitrage.plan import ShardState, read_state
 from arbitrage.records import Completion
 from arbitrage.samples import LEAST_CHARS, Sampled, cut_to, json_bytes, samples_of
+from arbitrage.variety import diversity_of_run
 from harness import Run, fake, make_config, numbered_prompts, opened, run, work_once, write_prompts
 
 LONG_LINE = "\u6c34" * 100_000
@@ -257,6 +258,28 @@ def test_several_arbiters_each_have_their_score(tmp_path: Path) -> None:
     assert {tuple(c["scores"]) for c in told} == {("one", "two")}
     assert any(c["scores"]["two"] is None and c["error"] and c["reward"] is None for c in told)
     assert any(c["reward"] != c["scores"]["one"] for c in told if c["reward"] is not None)
+
+
+def test_who_was_asked_again_or_fused_is_shown_too(tmp_path: Path) -> None:
+    source = write_prompts(tmp_path / "prompts.jsonl", numbered_prompts(24))
+    pool = {"a": fake(0.5, options={"truncate": 0.5}), "b": fake(0.4, options={"empty": 0.6})}
+    rounds = {"retry": {}, "fuser": {"engine": "fake", "options": {"skill": 0.6, "voice": "f"}}}
+    done = run(make_config(tmp_path, pool, source, **rounds))
+    found = sampled(done)
+    product = {row["prompt_id"]: row for row in done.rows("selected")}
+    assert len(found.samples) == 24
+    told = {c["teacher"] for row in product.values() for c in row["candidates"]}
+    assert len(told) > 3
+    for one in found.samples:
+        row = product.get(one["prompt_id"])
+        if row:
+            names = [(c["teacher"], c["sample"], c["reward"]) for c in row["candidates"]]
+            assert [(c["teacher"], c["sample"], c["reward"]) for c in one["candidates"]] == names
+    planner, shards = read_state(done.components, done.store)
+    parts = (done.store, done.components, planner, shards, done.config)
+    [*rows] = diversity_of_run(*parts).rows
+    assert {name for row in rows for name in row.won} == {"a", "b", "fuser"}
+    assert sum(row.prompts for row in rows) == len(product)
 
 
 def shards_of(languages: list[dict[str, int]], rows: int = 100) -> list[Made]:
