@@ -187,12 +187,12 @@ def _evenly(count: int, most: int) -> list[int]:
     return [(2 * n + 1) * count // (2 * number) for n in range(number)]
 
 
-def extent_of(looked_at: Sequence[Made], all_made: Sequence[Made], rows: int, count: int) -> Extent:
+def extent_of(seen: Sequence[Made], all_made: Sequence[Made], rows: int, count: int) -> Extent:
     """How much was looked at of a run of so many prompts (`rows`) and shards (`count`)."""
     there = {code for one in all_made for code in one.languages}
-    seen = {code for one in looked_at for code in one.languages}
-    prompts = sum(one.shard.rows for one in looked_at)
-    return Extent(len(looked_at), prompts, count, rows, tuple(sorted(there - seen)))
+    known = {code for one in seen for code in one.languages}
+    prompts = sum(one.shard.rows for one in seen)
+    return Extent(len(seen), prompts, count, rows, tuple(sorted(there - known)))
 
 
 def offers_of(store: Store, looked_at: Sequence[Made]) -> list[Offer]:
@@ -248,12 +248,18 @@ def lost_of(store: Store, one: Made) -> dict[str, str]:
 
 
 def closeups(
-    store: Store, shards: Sequence[Made], components: Components, config: RunConfig
+    store: Store,
+    shards: Sequence[Made],
+    components: Components,
+    config: RunConfig,
+    seen: list[Made],
 ) -> Iterator[Closeup]:
-    """One shard after the other; those whose scores are about earlier candidates are passed over:
-    the next `run` makes them anew."""
+    """One shard after the other, each noted in `seen`; those whose scores are about earlier
+    candidates are passed over: the next `run` makes them anew."""
     for one in shards:
         try:
-            yield look(store, one, components, config)
+            found = look(store, one, components, config)
         except StaleInputError:
             continue
+        seen.append(one)
+        yield found

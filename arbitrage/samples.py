@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from arbitrage import closeup, lots
+from arbitrage.records import RAW_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from arbitrage.closeup import Closeup, Extent
+    from arbitrage.closeup import Closeup, Extent, Made
     from arbitrage.components import Components
     from arbitrage.config import RunConfig
     from arbitrage.plan import Planner, ShardState
@@ -85,14 +86,15 @@ def samples_of(
     """Chooses prompts and reads them with all their candidates, from a bounded part of the run."""
     everything = closeup.made(store, planner, shards)
     looked_at = closeup.spread(everything, most_shards)
-    rows = sum(shard.rows for shard in shards)
-    extent = closeup.extent_of(looked_at, everything, rows, len(shards))
     offers = closeup.offers_of(store, looked_at)
     width = sum(offer.candidates for offer in offers) / max(1, len(offers))
     most = min(prompts, int(max_bytes / (_SUMMARY_BYTES * max(1.0, width))))
     why = lots.choose(offers, most)
-    seen = closeup.closeups(store, looked_at, components, config)
-    gathered = {one["prompt_id"]: one for one in gather(seen, why, components, chars)}
+    seen: list[Made] = []
+    looks = closeup.closeups(store, looked_at, components, config, seen)
+    gathered = {one["prompt_id"]: one for one in gather(looks, why, components, chars)}
+    rows = sum(shard.rows for shard in shards)
+    extent = closeup.extent_of(seen, everything, rows, len(shards))
     samples = _in_order(why, gathered)
     room = max_bytes - json_bytes(Sampled([], extent, chars, chars).as_dict())
     while (cap := fitting(samples, chars, room)) is None:
@@ -106,10 +108,10 @@ def samples_of(
 
 
 def gather(
-    seen: Iterable[Closeup], wanted: dict[str, str], components: Components, chars: int
+    shards: Iterable[Closeup], wanted: dict[str, str], components: Components, chars: int
 ) -> Iterator[dict[str, Any]]:
     """The wanted prompts (ids, each with why) of some shards, as `Sampled` describes them."""
-    for shard in seen:
+    for shard in shards:
         ids = shard.prompts["prompt_id"].to_pylist()
         for row, prompt_id in enumerate(ids):
             if prompt_id in wanted:
@@ -125,7 +127,7 @@ def _sample(
     best = next((one for one in candidates if one["rank"] == 1), None)
     return {
         "prompt_id": prompt["prompt_id"],
-        "user_id": prompt["user_id"],
+        "user_id": prompt["user_id"] and prompt["user_id"][:RAW_CHARS],
         "language": prompt["language"],
         "family": components.families[prompt["language"]],
         "why": why,
@@ -161,7 +163,7 @@ def _candidates(
                 for number, arbiter in enumerate(components.arbiters)
             },
             "gates": told["gates"],
-            "error": told["error"] and told["error"][:chars],
+            "error": told["error"] and told["error"][:RAW_CHARS],
             "finish_reason": told["finish_reason"],
             "completion_tokens": told["completion_tokens"],
             **{

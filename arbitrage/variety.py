@@ -23,7 +23,7 @@ from arbitrage.writing import is_unspaced
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from arbitrage.closeup import Closeup, Extent
+    from arbitrage.closeup import Closeup, Extent, Made
     from arbitrage.components import Components
     from arbitrage.config import RunConfig
     from arbitrage.diversity import Diversity
@@ -136,11 +136,12 @@ def diversity_of_run(
     """Compares the selected answers with each single teacher's, from a bounded part of the run."""
     everything = closeup.made(store, planner, shards)
     looked_at = closeup.spread(everything, most_shards)
-    rows = sum(shard.rows for shard in shards)
-    extent = closeup.extent_of(looked_at, everything, rows, len(shards))
     wanted = drawn(closeup.offers_of(store, looked_at), prompts, per_language)
-    seen = closeup.closeups(store, looked_at, components, config)
-    texts = texts_of(seen, wanted, components)
+    seen: list[Made] = []
+    looks = closeup.closeups(store, looked_at, components, config, seen)
+    texts = texts_of(looks, wanted, components)
+    rows = sum(shard.rows for shard in shards)
+    extent = closeup.extent_of(seen, everything, rows, len(shards))
     found = [_row(code, texts[code]) for code in sorted(texts)]
     return Variety(found, _means(found), sum(row.prompts for row in found), extent)
 
@@ -165,13 +166,13 @@ def drawn(offers: Iterable[Offer], prompts: int, per_language: int) -> set[str]:
 
 
 def texts_of(
-    seen: Iterable[Closeup], wanted: Collection[str], components: Components
+    shards: Iterable[Closeup], wanted: Collection[str], components: Components
 ) -> dict[str, Answers]:
     """The answers to the wanted prompts (ids) in some shards, by language."""
     names = {teacher.fingerprint: teacher.name for teacher in components.answering}
     names |= {variant.fingerprint: names[variant.role] for variant in components.variants}
     found: dict[str, Answers] = {}
-    for shard in seen:
+    for shard in shards:
         _add(found, shard, wanted, names)
     return found
 

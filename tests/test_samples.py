@@ -245,6 +245,7 @@ def test_what_is_about_earlier_candidates_is_passed_over(tmp_path: Path) -> None
     done.store.publish(path, content.table, {**content.footer, "candidates": "another"})
     found = sampled(done)
     assert len(found.samples) == 16
+    assert (found.extent.shards, found.extent.prompts, found.extent.of_shards) == (2, 16, 3)
     product = {row["prompt_id"] for row in done.rows("prompts")[8:]}
     assert {one["prompt_id"] for one in found.samples} == product
 
