@@ -320,16 +320,16 @@ def _similarity(made: _Made, rows: Bools, group: Ints, groups: int) -> Floats:
     # the square of total - sums, without making them all
     squares = total @ total - 2 * (sums @ total) + np.einsum("gb,gb->g", sums, sums)
     squares = np.append(total @ total, squares[:groups])
-    number = rows.sum() - np.append(0, np.bincount(group[rows], minlength=parts)[:groups])
-    return np.clip(_divided(squares - number, number * (number - 1.0)), 0.0, 1.0)
+    answers = rows.sum() - np.append(0, np.bincount(group[rows], minlength=parts)[:groups])
+    return np.clip(_divided(squares - answers, answers * (answers - 1.0)), 0.0, 1.0)
 
 
 def _mean(values: Floats, rows: Bools, group: Ints, groups: int) -> Floats:
     """(1 + groups,): the mean of these rows, and of them without each group."""
     total = np.bincount(group[rows], values[rows], max(1, groups))[:groups]
-    number = np.bincount(group[rows], minlength=groups)[:groups]
+    answers = np.bincount(group[rows], minlength=groups)[:groups]
     left = values[rows].sum() - np.append(0.0, total)
-    return _divided(left, rows.sum() - np.append(0, number))
+    return _divided(left, rows.sum() - np.append(0, answers))
 
 
 def _divided(total: Any, number: Any) -> Floats:

@@ -53,7 +53,8 @@ class Sampled:
     number that was compared), `scores` by Arbiter, `gates` that it fails, `error`,
     `finish_reason`, `completion_tokens`, `completion` and `reasoning` (a `Cut`, or none).
 
-    `chars` is the length that texts were cut to, `asked_chars` what it should have been.
+    `chars` is the length that texts were cut to, `asked_chars` what it should have been. Of
+    `user_id` and `error` no more than `records.RAW_CHARS` characters are kept.
     """
 
     samples: list[dict[str, Any]]
