@@ -22,13 +22,10 @@ ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 
 STORY = (
     ("errors", "records", "languages", "stats", "usage", "pulse", "speeds", "page", "lots"),
-    (
-        *("identity", "blocks", "deadline", "files", "writing", "phrases", "columns", "combine"),
-        *("rules",),
-    ),
+    ("identity", "blocks", "deadline", "files", "writing", "phrases", "columns", "combine"),
     ("sourcecode", "rules"),
     ("options", "settings", "choices", "lock", "diary", "confusion", "loops", "quotas", "measures"),
-    ("config", "gates", "directions", "selection", "card"),
+    ("config", "gates", "directions", "selection", "card", "diversity"),
     ("judging", "fusion", "advice"),
     ("components",),
     ("resolve", "routers.protocol"),
@@ -47,7 +44,7 @@ STORY = (
     ("answers", "costs", "cells", "closeup"),
     (
         *("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary"),
-        *("assay", "samples"),
+        *("assay", "samples", "variety"),
     ),
     ("worker", "replica", "needs", "nodes", "turns", "events", "checks"),
     ("cluster", "estimate"),
