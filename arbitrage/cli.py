@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from arbitrage import __version__, cli_arbiter, cli_route, tables, tables_plan
+from arbitrage import __version__, cli_arbiter, cli_look, cli_route, tables, tables_plan
 from arbitrage.configfile import load
 from arbitrage.deadline import seconds_until
 from arbitrage.errors import ArbitrageError, Stopped, UsageError
@@ -252,18 +252,6 @@ def _probed(loaded: Loaded, count: int) -> dict[str, Figures]:
 
 
 @app.command()
-def status(place: RunPath, as_json: AsJson = False) -> None:
-    """Say how far a run is, from its files alone, whether or not it is running."""
-    from arbitrage import views
-
-    found = views.status(run_of(place))
-    if as_json:
-        print(json.dumps(found.as_dict(), indent=1))
-    else:
-        out.print(tables.of_status(found), soft_wrap=True)
-
-
-@app.command()
 def show(
     place: RunPath,
     prompt: Annotated[
@@ -341,6 +329,7 @@ def gc(
         out.print(tables.of_garbage(found), soft_wrap=True)
 
 
+cli_look.add_to(app)
 cli_arbiter.add_to(app)
 
 if __name__ == "__main__":

@@ -211,8 +211,90 @@ SCHEMAS = {
     "quarantine": QUARANTINE,
 }
 
+_TEACHER = (
+    pa.field("teacher", pa.string(), nullable=False),
+    pa.field("teacher_fingerprint", pa.string(), nullable=False),
+)
+_LANGUAGE = pa.field("language", pa.string(), nullable=False)
+_SHARD = pa.field("shard", pa.int32(), nullable=False)
+
+ADDED = {
+    "prompts": (_SHARD,),
+    "routes": (_LANGUAGE, pa.field("round", pa.int32(), nullable=False), _SHARD),
+    "candidates": (*_TEACHER, _LANGUAGE, _SHARD),
+    "gates": (pa.field("failed", pa.list_(pa.string())), *_TEACHER, _LANGUAGE, _SHARD),
+    "scores": (*_TEACHER, pa.field("arbiter", pa.string(), nullable=False), _LANGUAGE, _SHARD),
+}
+"""By kind what is told of its rows besides by those who read a run; it stands in no file."""
+
 RETIRED = {"scores": ("gates",)}
 """Columns that files of earlier versions had, and what they told is told elsewhere now."""
+
+MEANINGS = {
+    "prompt_id": "hash of the prompt's content",
+    "user_id": "your own id",
+    "language": "code of the prompt's language",
+    "language_source": "declared or detected",
+    "messages": "the conversation",
+    "selected.messages": "the conversation with the answer",
+    "extra": "your own columns, a JSON object",
+    "source": "the file it was first read from",
+    "line": "its line there, from 1",
+    "teachers": "fingerprints of those who are asked",
+    "sample": "number of the teacher's answer, from 0",
+    "sampling": "place of its sampling group",
+    "selected.sampling": "its sampling parameters, JSON",
+    "completion": "the answer, null with an error",
+    "selected.completion": "the chosen answer",
+    "reasoning": "what was written before the answer",
+    "finish_reason": "stop, length (cut off) or error",
+    "prompt_tokens": "in the teacher's own tokens",
+    "completion_tokens": "of the answer and its reasoning",
+    "seed": "of its sampling",
+    "error": "why there is no answer",
+    "scores.error": "why there is no score",
+    "score": "the Arbiter's, null with an error",
+    "truncated": "the engine cut it off",
+    "empty": "nothing but white space",
+    "repetition": "share of words that repeat at once",
+    "refusal": "opens with a refusal, if looked for",
+    "instruction": "tries to instruct a judge",
+    "words": "in all",
+    "foreign_words": "stretches of a foreign script",
+    "foreign_letters": "letters of a foreign script",
+    "lines": "long enough to be judged",
+    "wrong_lines": "languages of lines in another one",
+    "failed": "gates that it fails, enforced or not",
+    "family": "the language's family",
+    "teacher": "name of the teacher",
+    "model": "the teacher's",
+    "revision": "the model's",
+    "reward": "the number that was compared",
+    "margin": "reward less that of the next best text",
+    "rank": "1 is the best; more with top_k",
+    "rejected": "answer with the lowest reward (pairs)",
+    "rejected_teacher": "who wrote that (pairs)",
+    "rejected_reward": "its reward (pairs)",
+    "candidates": "all of the prompt's, best first",
+    "teacher_fingerprint": "who answered, as it was asked",
+    "arbiter": "name of the Arbiter",
+    "arbiter_fingerprint": "who scored",
+    "selector_fingerprint": "the rule that chose",
+    "run_fingerprint": "all parts of the run together",
+    "stage": "where it was lost: read or select",
+    "reason": "why, in a word",
+    "detail": "why, in a sentence",
+    "raw": "the value as read, shortened",
+    "shard": "number of the prompt's shard",
+    "round": "of routing, from 0",
+}
+"""What each column holds, in a few words; under `kind.column` where it differs in one kind."""
+
+
+def meaning(kind: str, column: str) -> str:
+    """What a column of a kind holds, in a few words."""
+    return MEANINGS.get(f"{kind}.{column}", MEANINGS[column])
+
 
 REPEATING = frozenset(
     {

@@ -227,7 +227,7 @@ class Store:
         try:
             # half the cost of pq.read_table
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            table = _as_kind(file.read(columns, use_threads=False), relative, columns)
+            table = as_kind(file.read(columns, use_threads=False), relative, columns)
             note = _note(table.schema.metadata)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"{self.address(relative)} cannot be read: {error}") from error
@@ -343,10 +343,8 @@ class Store:
         return holder_of(self._done("read", NOTE, Lock(self.files).note))
 
     def check_holder(self, token: str) -> None:
-        """Raises StoreError when another driver has taken the run since.
-
-        The replicas of a driver that was killed live a moment longer than it, and must not read on.
-        """
+        """Raises StoreError when another driver has taken the run since: replicas of a killed one
+        live a moment longer than it, and must not read on."""
         if self._done("read", NOTE, Lock(self.files).note).get("token") != token:
             raise StoreError(f"another driver has taken over {self.address()}")
 
@@ -361,11 +359,14 @@ def key_of(relative: str) -> str:
 
 
 def shard_number(relative: str) -> int:
-    """The shard that a data file belongs to."""
-    return int(relative.rsplit("/", 1)[-1].split(".", 1)[0])
+    """The shard that a data file belongs to. Raises StoreError for a name that no run gives."""
+    name = relative.rsplit("/", 1)[-1].split(".", 1)[0]
+    if not name.isdecimal():
+        raise StoreError(f"{relative} is no file of a run; move it elsewhere")
+    return int(name)
 
 
-def _as_kind(table: pa.Table, relative: str, columns: list[str] | None) -> pa.Table:
+def as_kind(table: pa.Table, relative: str, columns: list[str] | None) -> pa.Table:
     """The table in its kind's schema; ValueError where more than nullable columns are missing, or
     nullable fields of the structs in lists."""
     kind = relative.split("/", 1)[0]
@@ -395,5 +396,4 @@ def _lacks_fields(have: pa.DataType, want: pa.DataType) -> bool:
 
 
 def _note(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
-    note: dict[str, Any] = json.loads((metadata or {}).get(FOOTER_KEY, b"{}"))
-    return note
+    return dict(json.loads((metadata or {}).get(FOOTER_KEY, b"{}")))

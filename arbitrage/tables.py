@@ -26,11 +26,16 @@ if TYPE_CHECKING:
     from arbitrage.results import LanguageResult
     from arbitrage.summary import Summary
     from arbitrage.usage import Usage
-    from arbitrage.views import Shown, Status
+    from arbitrage.views import Shown
 
 PLUS_MINUS = "\u00b1"
 SHOWN_REASONING = 300
-KEPT = "\n\t\u200c\u200d\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+SPACES = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+JOINERS = "\u180e\u200c\u200d"
+SIGNS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+"""Of Arabic, Syriac and Kaithi: they are seen, and stand before the numbers that they enclose."""
+KEPT = frozenset(f"\n\t{SPACES}{JOINERS}{SIGNS}")
+TEXT_INDENT = "    "
 BESIDE = (
     "gain: the chosen reward less what the other way gives, with its 95 % interval; both rewards "
     "are of the Arbiter that chose, so a gain is no proof of better answers"
@@ -231,34 +236,15 @@ def _remarks(summary: Summary) -> dict[str, dict[str, int]]:
     return {what: counts for what, counts in told.items() if counts}
 
 
-def of_status(found: Status) -> Group:
-    """How far a run is."""
-    state = f"running ({found.holder})" if found.running else "not running"
-    last = found.last_event
-    ago = f", last event {last['event']} {found.seconds_since_event:,.0f} s ago" if last else ""
-    unrouted = f", {found.unrouted} not routed yet" if found.unrouted else ""
-    table = _table("stage", "by", shards=1, rows=1, errors=1, tokens=1)
-    for role in found.roles:
-        tokens = f"{role.completion_tokens:,}" if role.stage == "generate" else ""
-        done = f"{role.done:,}/{role.known:,}"
-        table.add_row(role.stage, role.name, done, f"{role.rows:,}", f"{role.errors:,}", tokens)
-    told = f"{found.outdated:,} more shards of the product are there without all of their answers"
-    return Group(
-        Text(f"{found.run}: {state}{ago}"),
-        Text(f"{found.prompts:,} prompts in {found.shards:,} shards{unrouted}"),
-        table,
-        *([Text(told)] if found.outdated else []),
-        *(harmless(f"set aside: {n} ({why})", "red") for n, why in found.set_aside.items()),
-    )
-
-
 def of_prompt(found: Shown) -> Group:
-    """A prompt and all its candidates, the chosen one marked."""
+    """A prompt and all its candidates, the chosen one marked. Text of others stands further right
+    than what is told of it, so no line of it can pass for another candidate."""
     prompt = found.prompt
     own = f" (yours: {prompt['user_id']})" if prompt["user_id"] else ""
     head = f"{prompt['prompt_id']}{own}  {prompt['language']}, {prompt['language_source']}"
-    parts = [harmless(head, "bold")]
-    parts += [harmless(f"{turn['role']}: {turn['content']}") for turn in prompt["messages"]]
+    parts = [_in_line(head, "bold")]
+    turns = (_indented(f"{turn['role']}: {turn['content']}") for turn in prompt["messages"])
+    parts += [harmless(turn.lstrip(" ")) for turn in turns]
     chosen = found.selected or {}
     for row in found.candidates:
         mine = (row["teacher"], row["sample"]) == (chosen.get("teacher"), chosen.get("sample"))
@@ -267,12 +253,21 @@ def of_prompt(found: Shown) -> Group:
         told += [row["finish_reason"], f"{row['completion_tokens']} tokens"]
         told += [f"fails {', '.join(row['gates'])}"] if row["gates"] else []
         told += [row["error"]] if row["error"] else []
-        parts += [Text(), harmless("  ".join(told), "green" if mine else "bold")]
+        parts += [Text(), _in_line("  ".join(told), "green" if mine else "bold")]
         parts += [_reasoning(row["reasoning"])] if row["reasoning"] else []
-        parts += [harmless(row["completion"])] if row["completion"] else []
+        parts += [harmless(_indented(row["completion"]))] if row["completion"] else []
     if found.quarantined:
-        parts += [Text(), harmless(f"quarantined: {found.quarantined}", "red")]
+        parts += [Text(), _in_line(f"quarantined: {found.quarantined}", "red")]
     return Group(*parts)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"{TEXT_INDENT}{line}" for line in text.split("\n"))
+
+
+def _in_line(text: str, style: str = "") -> Text:
+    """Text of others that has no line of its own, and must not begin one."""
+    return harmless(text.replace("\n", "\\n"), style)
 
 
 def _scores(row: Mapping[str, Any]) -> str:
@@ -295,9 +290,11 @@ def _reasoning(text: str) -> Text:
 
 
 def harmless(text: str, style: str = "") -> Text:
-    """Text of others: no markup, and control characters shown instead of obeyed.
+    """Text of others: no markup, and control characters shown instead of obeyed, those that turn
+    the direction of a line too.
 
-    Spaces of other scripts and the joiners that Persian, Hindi and emoji need stay as they are.
+    Spaces and signs of other scripts stay as they are, and the joiners that Persian, Hindi,
+    Mongolian and emoji need.
     """
     kept = (c if c in KEPT or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return Text("".join(kept), style=style)

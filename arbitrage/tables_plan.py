@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from arbitrage import amounts
 from arbitrage.tables import harmless, of_budget
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 SHOWN_SOURCES = 5
 SHOWN_LANGUAGES = 12
-UNKNOWN = "?"
 NAME_WIDTH = 16
 WIDTH = 80
 TIME = "time: that of all replicas' work together, without loading"
@@ -96,11 +96,14 @@ def _costs(found: Preview) -> Table:
     total = found.total
     table.add_section()
     bound = total.source == "bound"
-    told = [_tokens(total.prompt_tokens), _at_most(_tokens(total.completion_tokens), bound=bound)]
+    told = [
+        amounts.count(total.prompt_tokens),
+        _at_most(amounts.count(total.completion_tokens), bound=bound),
+    ]
     if not any(role.stage == "generate" and role.tasks for role in found.roles):
         told = ["", ""] if total.completion_tokens is None else told
     told += [_at_most(_money(total.money), bound=bound)] if priced else []
-    told += [_span(total.time_s), _bytes(total.bytes), ""]
+    told += [amounts.span(total.time_s), amounts.size(total.bytes), ""]
     table.add_row("all", *told, style="bold")
     return table
 
@@ -110,15 +113,18 @@ def _cells(role: RolePlan, *, priced: bool) -> list[str]:
     bound = costs.source == "bound" and role.stage == "generate"
     money = [_at_most(_money(costs.money), bound=bound)] if priced else []
     if role.stage not in ("generate", "score"):
-        return ["", "", *([""] if priced else []), "", _bytes(costs.bytes), costs.source]
-    tokens = [_tokens(costs.prompt_tokens), _at_most(_tokens(costs.completion_tokens), bound=bound)]
+        return ["", "", *([""] if priced else []), "", amounts.size(costs.bytes), costs.source]
+    tokens = [
+        amounts.count(costs.prompt_tokens),
+        _at_most(amounts.count(costs.completion_tokens), bound=bound),
+    ]
     if role.stage == "score" and costs.completion_tokens is None:
         tokens = ["", ""]
-    return [*tokens, *money, _span(costs.time_s), _bytes(costs.bytes), costs.source]
+    return [*tokens, *money, amounts.span(costs.time_s), amounts.size(costs.bytes), costs.source]
 
 
 def _at_most(told: str, *, bound: bool) -> str:
-    return f"<= {told}" if bound and told not in ("", UNKNOWN) else told
+    return f"<= {told}" if bound and told not in ("", amounts.UNKNOWN) else told
 
 
 def _sources(found: Preview) -> list[Text]:
@@ -139,10 +145,10 @@ def _places(found: Preview) -> list[RenderableType]:
     table = _table("loaded", right=right)
     for part in found.forecast.parts:
         spans = (part.load_s, part.start_s, part.end_s) if timed else ()
-        times = [_span(seconds) for seconds in spans]
+        times = [amounts.span(seconds) for seconds in spans]
         table.add_row(harmless(part.name), str(part.turn), str(part.replicas), *times)
     if timed:
-        last = f"; in all {_span(found.forecast.time_s)}, and most of it for "
+        last = f"; in all {amounts.span(found.forecast.time_s)}, and most of it for "
         told += f"{last}{found.forecast.bottleneck}"
     else:
         told += "; how long it takes is not known"
@@ -153,8 +159,12 @@ def _disk(found: Preview) -> list[Text]:
     if found.free_bytes is None:
         return []
     size = found.total.bytes
-    need = f"about {_bytes(size)} to write" if size is not None else "what is written is not known"
-    return [Text(f"disk: {need}, {_bytes(found.free_bytes)} free")]
+    need = (
+        f"about {amounts.size(size)} to write"
+        if size is not None
+        else "what is written is not known"
+    )
+    return [Text(f"disk: {need}, {amounts.size(found.free_bytes)} free")]
 
 
 def _spent_of(found: Preview) -> list[Text]:
@@ -184,34 +194,6 @@ def _wrapped(told: str, style: str = "") -> Text:
     return Text("\n".join(textwrap.wrap(told, WIDTH)), style=style)
 
 
-def _tokens(count: float | None) -> str:
-    """1.2 M, 340 k, 57."""
-    if count is None:
-        return UNKNOWN
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size * (10 if unit == "k" else 1):
-            return (
-                f"{count / size:.3g} {unit}"
-                if count < 999.5 * size
-                else f"{count / size:.0f} {unit}"
-            )
-    return f"{count:,.0f}"
-
-
-def _bytes(count: int | None) -> str:
-    """1.2 GB, 340 kB, 57 B."""
-    if count is None:
-        return UNKNOWN
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return (
-                f"{count / size:.0f} {unit}"
-                if count >= 100 * size
-                else f"{count / size:.2g} {unit}"
-            )
-    return f"{count} B"
-
-
 def _money(amount: float | None) -> str:
     """In the currency of the prices; small sums keep two digits that count."""
     if amount is None:
@@ -219,21 +201,3 @@ def _money(amount: float | None) -> str:
     if amount >= 1000:
         return f"{amount:,.0f}"
     return f"{amount:.2f}" if amount >= 1 or not amount else f"{amount:.2g}"
-
-
-def _span(seconds: float | None) -> str:
-    """3 d 4 h, 3 h 20 min, 5 min, 12 s, 0.3 s."""
-    if seconds is None:
-        return UNKNOWN
-    if seconds < 10:
-        return f"{seconds:.1f} s" if seconds else "0 s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"

@@ -1,10 +1,8 @@
-"""What `status` and `show` say, as plain data; reads files only and starts nothing."""
+"""Opens a run to look at, and what `show` says, as plain data; reads files only."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,53 +11,17 @@ from arbitrage import gates
 from arbitrage.components import Components
 from arbitrage.config import RunConfig
 from arbitrage.errors import InputError, StoreError, UsageError
-from arbitrage.plan import CLERK, STAGES, ShardState, read_state
+from arbitrage.plan import ShardState, read_state
 from arbitrage.resolve import resolve
 from arbitrage.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from arbitrage.plan import Lane, Planner
 
 LOOK_PATIENCE_S = 10.0
 """Of those who only look; a run's own is in its config."""
-
-
-@dataclass
-class RoleStatus:
-    """Stored work of one role: shards done of those known, rows, tokens, errors."""
-
-    name: str
-    stage: str
-    done: int = 0
-    known: int = 0
-    rows: int = 0
-    errors: int = 0
-    completion_tokens: int = 0
-
-
-@dataclass
-class Status:
-    """A run as its files tell. `set_aside`: teachers that the last call gave up, and why;
-    `outdated`: shards of the product that are there, but not yet with all that they should have."""
-
-    run: str
-    running: bool
-    holder: str | None
-    prompts: int
-    shards: int
-    unrouted: int
-    roles: list[RoleStatus]
-    set_aside: dict[str, str]
-    outdated: int
-    last_event: dict[str, Any] | None
-    seconds_since_event: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def open_run(place: Path | str) -> tuple[Store, Components]:
@@ -76,63 +38,6 @@ def open_run(place: Path | str) -> tuple[Store, Components]:
             f"{store.address('run.json')} was written by another version: {first}"
         ) from error
     return store, resolve(config, known)
-
-
-def status(place: Path | str) -> Status:
-    """Counts what is stored, from listings and footers."""
-    store, components = open_run(place)
-    planner, shards = read_state(components, store)
-    roles = {
-        **{t.fingerprint: RoleStatus(t.name, "generate") for t in components.answering},
-        CLERK: RoleStatus("gates", "gate"),
-        **{a.fingerprint: RoleStatus(a.name, "score") for a in components.arbiters},
-        "": RoleStatus(components.selector.name, "select", known=len(shards)),
-    }
-    files: dict[str, list[str]] = {owner: [] for owner in roles}
-    outdated = 0
-    for shard in shards:
-        for task in (task for lane in planner.lanes(shard) for task in lane.tasks):
-            roles[task.owner].known += 1
-            if planner.is_done(task):
-                files[task.owner].append(task.output)
-        made = f"{planner.folder_of(components.selector)}/{shard.number:05d}.parquet"
-        if not any(task.stage in STAGES[1:] for task in planner.tasks(shard)):
-            files[""].append(made)
-        else:
-            outdated += made in planner.selected
-    for owner, paths in files.items():
-        _add_footers(roles[owner], list(store.footers(paths).values()))
-    last = None
-    set_aside: dict[str, str] = {}
-    for event in store.events():
-        last = event
-        if event["event"] == "run_started":
-            set_aside = {}
-        elif event["event"] == "set_aside":
-            set_aside[event["role"]] = event["reason"]
-    return Status(
-        store.address(),
-        running := store.is_held(),
-        store.holder() if running else None,
-        sum(shard.rows for shard in shards),
-        len(shards),
-        sum(not planner.is_routed(shard) for shard in shards),
-        list(roles.values()),
-        set_aside,
-        outdated,
-        last,
-        round(time.time() - last["time"], 1) if last else None,
-    )
-
-
-def _add_footers(role: RoleStatus, notes: Sequence[dict[str, Any]]) -> None:
-    totals: Counter[str] = Counter()
-    for note in notes:
-        for name in ("rows", "errors", "completion_tokens"):
-            totals[name] += note.get(name, 0)
-    role.done = len(notes)
-    role.rows, role.errors = totals["rows"], totals["errors"]
-    role.completion_tokens = totals["completion_tokens"]
 
 
 @dataclass

@@ -450,7 +450,7 @@ def test_a_prompt_is_shown_with_every_candidate_and_the_chosen_one_marked() -> N
     ]
     output = shown(tables.of_prompt(prompt_of(candidates=rows, selected=rows[0])), width=100)
     assert "user: Was?" in output
-    assert "* b #0  0.7500  stop  3 tokens\nwinner" in output
+    assert "* b #0  0.7500  stop  3 tokens\n    winner" in output
     assert "  a #1  0.5000  length  3 tokens  fails truncated, empty" in output
     assert "  a #2  no score  error  3 tokens  too long" in output
     assert output.count("* ") == 1
@@ -465,7 +465,7 @@ def test_reasoning_is_shown_shortened_and_cannot_pass_for_the_answer() -> None:
     text = tables.of_prompt(prompt_of(candidates=rows))
     lines = shown(text, width=2000).splitlines()
     at = lines.index("| reasoning: is it?")
-    assert lines[at + 1 : at + 5] == ["| ", "| fine", "It is.", "Yes."]
+    assert lines[at + 1 : at + 5] == ["| ", "| fine", "    It is.", "    Yes."]
     assert "".join(lines).count("x") == tables.SHOWN_REASONING - len(long.rstrip("x"))
     assert lines[-1].endswith(f"x ... and {len(long) - tables.SHOWN_REASONING:,} more characters")
     assert "| * b #1" in next(line for line in lines if "b #1" in line)
