@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from arbitrage import __version__, cli_arbiter, cli_look, cli_route, tables, tables_plan
+from arbitrage import (
+    __version__,
+    cli_arbiter,
+    cli_leaderboard,
+    cli_look,
+    cli_route,
+    tables,
+    tables_plan,
+)
 from arbitrage.configfile import load
 from arbitrage.deadline import seconds_until
 from arbitrage.errors import ArbitrageError, Stopped, UsageError
@@ -331,6 +339,7 @@ def gc(
 
 cli_look.add_to(app)
 cli_arbiter.add_to(app)
+cli_leaderboard.add_to(app)
 
 if __name__ == "__main__":
     main()

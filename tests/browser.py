@@ -15,6 +15,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import deque
@@ -33,6 +34,14 @@ FLAGS = (
     *("--remote-debugging-pipe", "--no-first-run", "--hide-scrollbars", "--mute-audio"),
     *("--disable-background-networking", "--disable-component-update", "--disable-extensions"),
 )
+MOVE = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD_CLOEXEC, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Moves two pipes to 3 and 4, whatever numbers they have, and becomes the browser."""
 LOCAL = ("data:", "blob:", "about:")
 
 
@@ -74,10 +83,9 @@ class Browser:
     def __init__(self, program: str, profile: str) -> None:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
-        # The shell moves the pipes to 3 and 4, whatever numbers they have here.
-        moved = f'exec "$0" "$@" 3<&{commands} 4>&{answers}'
+        moved = [sys.executable, "-c", MOVE, str(commands), str(answers)]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", moved, program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            [*moved, program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(commands, answers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -132,8 +140,11 @@ class Browser:
         return Page(self, session, target, width, height)
 
     def _send(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._commands, data) :]
+        try:
+            while data:
+                data = data[os.write(self._commands, data) :]
+        except BrokenPipeError as error:
+            raise BrowserError("the browser ended") from error
 
     def _next(self, deadline: float, waiting: str) -> dict[str, Any]:
         """The next message; an event is also put by for its page."""
@@ -214,6 +225,7 @@ class Page:
             expression=script,
             returnByValue=True,
             awaitPromise=True,
+            allowUnsafeEvalBlockedByCSP=False,
         )
         if "exceptionDetails" in answer:
             raise BrowserError(_told(answer["exceptionDetails"]))

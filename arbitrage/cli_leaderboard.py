@@ -1,0 +1,120 @@
+"""The command that ranks the teachers of runs: as a page, as Markdown, as CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from arbitrage.errors import UsageError
+from arbitrage.files import has_scheme
+from arbitrage.languages import parse_tag
+from arbitrage.store import Store
+from arbitrage.tables import harmless
+from arbitrage.terminal import err, run_of
+
+if TYPE_CHECKING:
+    from arbitrage.standings import Leaderboard
+
+PAGE = "leaderboard.html"
+
+
+def add_to(main: typer.Typer) -> None:
+    """Makes the command part of the command line."""
+    main.command()(leaderboard)
+
+
+def leaderboard(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Run directories or addresses, or the configs that name them."
+        ),
+    ],
+    form: Annotated[
+        Literal["html", "md", "csv"], typer.Option("--format", help="What is made.")
+    ] = "html",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help=f"Where to write it; else a page is RUN/{PAGE}, and the others are printed.",
+        ),
+    ] = None,
+    pattern: Annotated[
+        str,
+        typer.Option(
+            "--filter",
+            metavar="PATTERN",
+            help="Rows whose name, run, kind, engine, model or license has this in it, is like it "
+            "(* and ?), or has a match for it (re:...).",
+        ),
+    ] = "",
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="COLUMN", help="A column or a language; best first.")
+    ] = "reward",
+    languages: Annotated[
+        str, typer.Option("--languages", metavar="de,fr", help="Average over these alone.")
+    ] = "",
+    common: Annotated[
+        bool, typer.Option("--common", help="Average over what all rows shown have answers in.")
+    ] = False,
+) -> None:
+    """Rank teachers, and what was selected from them, by quality and cost; from files alone."""
+    from arbitrage.leaderboard import leaderboard as read
+    from arbitrage.standings import standing
+    from arbitrage.tables_leaderboard import of_csv, of_markdown, of_page
+
+    runs = [run_of(place) for place in places]
+    target = _target(runs, form, output)
+    codes = tuple(map(_code, filter(None, (tag.strip() for tag in languages.split(",")))))
+    board = read(runs)
+    # What the user asked for is checked for a page too, which would apply it later.
+    found = standing(board, pattern=pattern, languages=codes, common=common, sort=sort)
+    start = {"pattern": pattern, "languages": list(codes), "common": common, "sort": sort}
+    if form == "html":
+        _write(target, of_page(board, start))
+        return
+    text = of_csv(board, found) if form == "csv" else of_markdown(board, found)
+    if target:
+        _write(target, text)
+    else:
+        print(text, end="")
+    _say(board)
+
+
+def _target(runs: list[str], form: str, output: Path | None) -> Path | None:
+    """Where to write; none: standard output. Raises UsageError where nobody can know, before much
+    is read."""
+    if output is not None or form != "html":
+        return output
+    if len(runs) > 1 or has_scheme(runs[0]):
+        raise UsageError("say where the page goes: -o leaderboard.html")
+    return Path(runs[0]) / PAGE
+
+
+def _code(tag: str) -> str:
+    """A language's code. Raises UsageError for a tag that is none."""
+    code = parse_tag(tag)
+    if code is None:
+        raise UsageError(f"{tag!r} in --languages is no language tag; write them like de,fr")
+    return code
+
+
+def _write(target: Path | None, text: str) -> None:
+    if target is None:
+        return
+    if not target.parent.is_dir() or target.is_dir():
+        what = "is a folder" if target.is_dir() else "is in no folder that is there"
+        raise UsageError(f"{target} {what}; name another file with -o")
+    Store(target.resolve().parent).write_text(target.name, text)
+    err.print(harmless(f"wrote {target}"), soft_wrap=True)
+
+
+def _say(board: Leaderboard) -> None:
+    """What keeps rows from comparing, beside figures that go into a file or a pipe."""
+    for note in board.notes:
+        err.print(harmless(f"note: {note}"), soft_wrap=True)
