@@ -22,6 +22,7 @@ from rich.text import Text
 from arbitrage import (
     __version__,
     cli_arbiter,
+    cli_export,
     cli_leaderboard,
     cli_look,
     cli_route,
@@ -337,9 +338,8 @@ def gc(
         out.print(tables.of_garbage(found), soft_wrap=True)
 
 
-cli_look.add_to(app)
-cli_arbiter.add_to(app)
-cli_leaderboard.add_to(app)
+for commands in (cli_look, cli_leaderboard, cli_export, cli_arbiter):
+    commands.add_to(app)
 
 if __name__ == "__main__":
     main()

@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parents[1] / "arbitrage"
 STORY = (
     (
         *("errors", "records", "languages", "stats", "usage", "pulse", "speeds", "page", "lots"),
-        *("pace", "amounts"),
+        *("pace", "amounts", "rivals"),
     ),
     (
         *("identity", "blocks", "deadline", "files", "writing", "phrases", "columns", "combine"),
-        *("ranking", "weights"),
+        *("ranking", "weights", "exports"),
     ),
-    ("sourcecode", "rules", "standings"),
+    ("sourcecode", "rules", "standings", "datafolder"),
     ("options", "settings", "choices", "lock", "diary", "confusion", "loops", "quotas", "measures"),
     ("config", "gates", "directions", "selection", "card", "diversity"),
     ("judging", "fusion", "advice"),
@@ -52,18 +52,21 @@ STORY = (
         *("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary"),
         *("assay", "samples", "variety"),
     ),
-    ("worker", "replica", "needs", "nodes", "turns", "events", "checks"),
-    ("cluster", "estimate"),
-    ("driver", "figures"),
-    ("pipeline", "views", "preview", "verify"),
-    ("repair", "garbage", "probe", "compare", "routing", "failures", "account", "frames", "state"),
+    ("worker", "replica", "needs", "nodes", "turns", "events", "checks", "permits"),
+    ("cluster", "estimate", "sieve"),
+    ("driver", "figures", "tallies"),
+    ("pipeline", "views", "preview", "verify", "datacard"),
+    (
+        *("repair", "garbage", "probe", "compare", "routing", "failures", "account", "frames"),
+        *("state", "exporting"),
+    ),
     ("verdicts", "runs", "inspection", "leaderboard"),
     ("tables",),
     (
         *("tables_plan", "tables_arbiter", "tables_gates", "tables_route", "terminal"),
-        *("tables_leaderboard",),
+        *("tables_leaderboard", "tables_export"),
     ),
-    ("tables_state", "tables_inspect", "cli_leaderboard"),
+    ("tables_state", "tables_inspect", "cli_leaderboard", "cli_export"),
     ("cli_arbiter", "cli_route", "cli_look"),
     ("cli",),
 )
@@ -190,12 +193,12 @@ def test_only_cluster_imports_ray() -> None:
     assert users == {"cluster"}
 
 
-def test_only_store_writes_parquet() -> None:
+def test_only_store_writes_parquet_of_a_run_and_only_an_export_its_own() -> None:
     importers = {m for m in NAMED for name, _ in imports(m) if name.startswith("pyarrow.parquet")}
-    assert importers == {"store", "sources", "reading"}, "the last two read only"
+    assert importers == {"store", "datafolder", "sources", "reading"}, "the last two read only"
     writing = ("write_table", "ParquetWriter", "to_parquet", "write_dataset", "write_metadata")
     writers = {m for m in NAMED for called, _ in calls(m) if called.split(".")[-1] in writing}
-    assert writers == {"store"}
+    assert writers == {"store", "datafolder"}
 
 
 def test_only_the_command_line_and_progress_print() -> None:
