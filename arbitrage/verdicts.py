@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from arbitrage.costs import amount_of
+from arbitrage.languages import table
 from arbitrage.results import beside
 
 if TYPE_CHECKING:
@@ -71,29 +72,30 @@ def _worth(account: Account) -> Verdict:
         return Verdict(question, "One teacher alone", "There was nobody to choose from.", "plain")
     ways = beside(account.languages)
     each = ways["best single teacher"].gain
-    told = [f"Over the best teacher of each language: {interval(each)}."]
+    told = [f"Above the best teacher of each language: {interval(each)}."]
     gain = each if account.single is None else account.single.gain
     if account.single is not None:
-        told.insert(0, _against(account.single, account.unit))
+        told.insert(0, _against(account.single))
     if not ways["longest answer"].is_beaten and ways["longest answer"].gain.count > 1:
         told.append("Taking the longest answer is not shown to be worse.")
+    times = account.single.times if account.single else None
+    price = f" for {times:.1f} times {UNITS[account.unit]}" if times is not None else ""
     if _is_positive(gain):
-        return Verdict(question, f"Yes, by the Arbiter: {interval(gain)}", " ".join(told), "good")
-    return Verdict(question, f"Not shown: {interval(gain)}", " ".join(told), "bad")
+        return Verdict(question, f"By the Arbiter: {interval(gain)}{price}", " ".join(told), "good")
+    return Verdict(question, f"Not shown: {interval(gain)}{price}", " ".join(told), "bad")
 
 
-def _against(single: Single, unit: str) -> str:
-    """What choosing is against the best single teacher, and at what price."""
+def _against(single: Single) -> str:
+    """What choosing is against the best single teacher."""
     size = [f"{100 * single.relative:.1f} % of its size"] if single.relative is not None else []
     if single.in_deviations is not None:
         size.append(f"{single.in_deviations:.2f} standard deviations")
-    told = f"Reward over {single.name} alone" + (f" ({', '.join(size)})" if size else "")
+    told = f"Mean reward of the chosen answers above {single.name} alone" + (
+        f" ({', '.join(size)})" if size else ""
+    )
     told += f"; {single.better:,} of {single.gain.count:,} prompts got a better answer"
-    if single.unanswered:
-        told += f", {single.unanswered:,} more got one at all"
-    if single.times is not None:
-        told += f", for {single.times:.1f} times {UNITS[unit]}"
-    return f"{told}."
+    more = f", {single.unanswered:,} more got one at all" if single.unanswered else ""
+    return f"{told}{more}."
 
 
 def _droppable(account: Account) -> Verdict:
@@ -109,13 +111,13 @@ def _droppable(account: Account) -> Verdict:
         told = f"Nothing measurable is lost without it: {_lost(account, name)}."
         others = [other for other in free if other != name]
         told += f" The same holds for {', '.join(others)}, one at a time." if others else ""
-        return Verdict(question, f"{name}, for nothing", told, "bad")
+        return Verdict(question, f"{name}, at no loss", told, "bad")
     name = min(account.losses, key=lambda name: (_price_of(account, parts, name), name))
     least = min(account.losses, key=lambda name: (account.losses[name].reward.mean, name))
-    told = f"Worth least for its price: {_lost(account, name)}."
+    told = f"Least is lost for what it costs: {_lost(account, name)}."
     if least != name:
-        told += f" Worth least at all is {least}: {_lost(account, least)}."
-    return Verdict(question, f"None for nothing; first {name}", told, "good")
+        told += f" Least of all is lost without {least}: {_lost(account, least)}."
+    return Verdict(question, f"None at no loss; at most {name}", told, "good")
 
 
 def _price_of(account: Account, parts: dict[str, float], name: str) -> float:
@@ -136,7 +138,7 @@ def _lost(account: Account, name: str) -> str:
     if loss.alone:
         told += f", {_prompts(loss.alone)} without any answer"
     part = cost_parts(account).get(name)
-    saved = "" if part is None else f", and {100 * part:.0f} % of {UNITS[account.unit]} saved"
+    saved = "" if part is None else f", for {100 * part:.0f} % of {UNITS[account.unit]}"
     return f"{told}{saved}"
 
 
@@ -160,8 +162,13 @@ def _weakest(account: Account) -> Verdict:
         told += f" Choosing adds {interval(gain)} to {worst.best_alone}{shown}."
     told += _also(account)
     if worst.reward.mean + worst.reward.half_width < account.reward.mean:
-        return Verdict(question, worst.language, told, "bad")
-    return Verdict(question, f"None for certain; least {worst.language}", told, "plain")
+        return Verdict(question, named(worst.language), told, "bad")
+    return Verdict(question, f"None for certain; at most {named(worst.language)}", told, "plain")
+
+
+def named(code: str) -> str:
+    """A language by its name and code."""
+    return f"{table()[code].name} ({code})" if code in table() else code
 
 
 def _also(account: Account) -> str:
@@ -172,7 +179,9 @@ def _also(account: Account) -> str:
     parts = {code: count / (count + sizes.get(code, 0)) for code, count in lost.items() if count}
     if parts:
         code = max(parts, key=lambda code: (parts[code], code))
-        told += f" Most is lost in {code}: {_prompts(lost[code])}, {100 * parts[code]:.1f} %."
+        told += (
+            f" Most is lost in {named(code)}: {_prompts(lost[code])}, {100 * parts[code]:.1f} %."
+        )
     strays = {
         code: cell.rates.failed["language"] / cell.rates.candidates
         for code in sizes
@@ -180,5 +189,5 @@ def _also(account: Account) -> str:
     }
     if strays:
         code = max(strays, key=lambda code: (strays[code], code))
-        told += f" Most answers in another language: {code}, {100 * strays[code]:.1f} %."
+        told += f" Most answers in another language: {named(code)}, {100 * strays[code]:.1f} %."
     return told

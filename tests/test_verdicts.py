@@ -30,8 +30,8 @@ def test_a_gain_that_was_worth_it_is_told_with_its_price(tmp_path: Path) -> None
     assert worth.tone == "good"
     assert interval(found.single.gain) in worth.answer
     assert f"{found.single.better} of 60 prompts got a better answer" in worth.detail
-    assert "2.0 times the completion tokens" in worth.detail
-    assert told(found)["Which teacher could go?"].answer.startswith("None for nothing")
+    assert worth.answer.endswith("for 2.0 times the completion tokens")
+    assert told(found)["Which teacher could go?"].answer.startswith("None at no loss")
 
 
 def test_a_teacher_that_never_wins_could_go_for_nothing(tmp_path: Path) -> None:
@@ -39,8 +39,8 @@ def test_a_teacher_that_never_wins_could_go_for_nothing(tmp_path: Path) -> None:
     found = made(tmp_path, pool)
     verdict = told(found)["Which teacher could go?"]
     assert found.losses["idle"].reward.total == 0
-    assert verdict.answer == "idle, for nothing"
-    assert "75 % of the completion tokens saved" in verdict.detail
+    assert verdict.answer == "idle, at no loss"
+    assert "for 75 % of the completion tokens" in verdict.detail
     assert told(found)["Was it worth it?"].tone == "bad"
     assert "Not shown" in told(found)["Was it worth it?"].answer
 
@@ -51,14 +51,14 @@ def test_prompts_that_one_teacher_alone_answers_keep_it(tmp_path: Path) -> None:
     assert found.single is None
     verdict = told(found)["Which teacher could go?"]
     assert "20 prompts without any answer" in verdict.detail or "40 prompts" in verdict.detail
-    assert not verdict.answer.endswith("for nothing")
+    assert not verdict.answer.endswith(", at no loss")
 
 
 def test_the_weak_language_is_the_one_that_was_made_weak(tmp_path: Path) -> None:
     skill = {"default": 0.8, "sw": 0.3}
     pool = {"a": fake(skill, options={"voice": "a"}), "b": fake(skill, options={"voice": "b"})}
     verdict = told(made(tmp_path, pool))["Which language is weak?"]
-    assert (verdict.answer, verdict.tone) == ("sw", "bad")
+    assert (verdict.answer, verdict.tone) == ("Swahili (sw)", "bad")
 
 
 def test_where_languages_are_alike_none_is_called_weak(tmp_path: Path) -> None:
