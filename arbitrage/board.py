@@ -128,6 +128,16 @@ class Board:
         """Prompt shards known so far."""
         return len(self._shards)
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Of all roles, by owner."""
+        return {owner: role.name for owner, role in self.roles.items()}
+
+    @property
+    def prompts(self) -> int:
+        """Prompts known so far."""
+        return sum(shard.rows for shard in self._shards.values())
+
     def is_open(self) -> bool:
         """Whether there is anything that can still be done."""
         return any(role.ready or role.in_flight for role in self.roles.values())

@@ -66,6 +66,11 @@ class Budget:
         self._lost: dict[str, float] = {}
         self._told_of: set[str] = set()
 
+    def against(self) -> dict[str, tuple[float, float]]:
+        """(spent, limit) of everything that is limited, as far as tasks have told."""
+        spent = total_of(self._spent.values()).measured()
+        return {name: (spent[name], limit) for name, limit in self.limits.items()}
+
     def reserve(self, task: Task) -> None:
         """A task goes out."""
         self._in_flight.add(task)

@@ -22,6 +22,7 @@ from rich.text import Text
 from arbitrage import (
     __version__,
     cli_arbiter,
+    cli_diff,
     cli_export,
     cli_leaderboard,
     cli_look,
@@ -338,7 +339,7 @@ def gc(
         out.print(tables.of_garbage(found), soft_wrap=True)
 
 
-for commands in (cli_look, cli_leaderboard, cli_export, cli_arbiter):
+for commands in (cli_look, cli_leaderboard, cli_diff, cli_export, cli_arbiter):
     commands.add_to(app)
 
 if __name__ == "__main__":

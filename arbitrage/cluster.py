@@ -1,4 +1,4 @@
-"""Replicas on Ray: the only module that imports it.
+"""Replicas on Ray: with `ray_metrics` the only module that imports it.
 
 An actor is a `Worker` with one loaded engine, pinned to the node that was decided on; a spread one
 lives in a placement group. Nothing is decided here. A replica that dies, alone or with its node,
@@ -90,17 +90,14 @@ class Cluster:
         settings = self._desk.config.cluster
         address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
         self.joined = address != "local"
-        if self.joined and (settings.cpus is not None or settings.gpus is not None):
+        if self.joined and settings.of_its_own:
             raise ConfigError(
-                f"the cluster at {address} is there already, so `cluster.cpus` and `cluster.gpus` "
-                "cannot be set; remove them, or set `cluster.address: local`"
+                f"the cluster at {address} is there already, so {settings.of_its_own} cannot be "
+                "set; remove them, or set `cluster.address: local`"
             )
-        own = {
-            "num_cpus": settings.cpus,
-            "num_gpus": settings.gpus,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-        }
+        own = {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "include_dashboard": False}
+        own |= {"_metrics_export_port": settings.metrics_port}
+        own |= {"object_store_memory": OBJECT_STORE_BYTES}
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from arbitrage import manifest
 from arbitrage.errors import EngineError, StaleInputError, Stopped, UsageError
 from arbitrage.events import Done, Event, Failed, Loaded
+from arbitrage.metrics import RoleState, RunState
 from arbitrage.progress import RoleProgress
 from arbitrage.scheduler import Drain, RoleView, Start, assign, decide
 from arbitrage.turns import Swap, preparations, with_swaps
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from arbitrage.budget import Budget
     from arbitrage.cluster import Cluster
     from arbitrage.lock import Held
+    from arbitrage.metrics import Metrics
     from arbitrage.plan import Task
     from arbitrage.progress import Progress
     from arbitrage.store import Store
@@ -40,6 +42,7 @@ def drive(
     cluster: Cluster,
     store: Store,
     progress: Progress,
+    metrics: Metrics,
     stop: threading.Event,
     grace_s: float,
     held: Held,
@@ -67,8 +70,11 @@ def drive(
             patience.spend()
         for event in cluster.wait(WAIT_S):
             settle(event, board, budget, store, progress)
+            metrics.note(event, board.given_up)
         ration(board, budget)
         progress.show([_progress_of(role, cluster) for role in board.roles.values()])
+        ended = not (board.is_open() or board.in_flight())
+        metrics.show(lambda: _state_of(board, budget, cluster), last=ended)
 
 
 def apply_decisions(board: Board, cluster: Cluster) -> None:
@@ -231,3 +237,14 @@ def _progress_of(role: RoleWork, cluster: Cluster) -> RoleProgress:
         loading,
         role.set_aside,
     )
+
+
+def _state_of(board: Board, budget: Budget, cluster: Cluster) -> RunState:
+    roles = []
+    for owner, role in board.roles.items():
+        replicas = cluster.replicas(owner)
+        loaded = sum(replica.loaded for replica in replicas)
+        tasks = (len(role.ready), len(role.held), len(role.in_flight), len(role.waiting))
+        counts = (*tasks, loaded, len(replicas) - loaded)
+        roles.append(RoleState(owner, *counts, bool(role.set_aside)))
+    return RunState(tuple(roles), board.prompts, budget.against())

@@ -18,7 +18,9 @@ from arbitrage.budget import open_budget
 from arbitrage.cluster import Cluster
 from arbitrage.driver import drive, ration
 from arbitrage.engines import require, require_variables
+from arbitrage.metrics import Metrics
 from arbitrage.plan import paid, read_state
+from arbitrage.ray_metrics import RayMeter, require_port
 from arbitrage.resolve import resolve
 from arbitrage.stages import Desk
 from arbitrage.store import Store
@@ -43,6 +45,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         require_variables(one.options)
     for engine, python in {(one.engine, one.resources.python) for one in config.served}:
         require(engine, python)
+    require_port(config.cluster.metrics_port)
     store = Store(config.run, config.output.compression, config.output.patience_s)
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)
@@ -61,8 +64,9 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         if board.is_open():
             desk = Desk(store, config, components, prompt_set=prompt_set, token=held.token)
             with progress, Cluster(desk) as cluster:
+                metrics = Metrics(RayMeter(), store.address(), board.names)
                 grace_s = config.cluster.grace_s
-                drive(board, budget, cluster, store, progress, stop, grace_s, held)
+                drive(board, budget, cluster, store, progress, metrics, stop, grace_s, held)
         held.check()
         manifest.record_end(store, components, planner)
     return summary.of_run(

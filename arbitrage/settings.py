@@ -70,6 +70,12 @@ class ClusterConfig(Block):
     )
     cpus: int | None = incidental(None, ge=1, description="none: all of the machine")
     gpus: int | None = incidental(None, ge=0, description="none: all of the machine")
+    metrics_port: int | None = incidental(
+        None,
+        ge=1,
+        le=65_535,
+        description="where Prometheus reads a cluster of its own; none: some free port",
+    )
     clerks: int = incidental(
         1, ge=1, le=1_000, description="processes that route, look for gates' facts, and select"
     )
@@ -77,6 +83,12 @@ class ClusterConfig(Block):
     grace_s: float = incidental(
         20.0, ge=0, description="for answers that are begun when the run is told to stop"
     )
+
+    @property
+    def of_its_own(self) -> str:
+        """What is set that only a cluster of its own can have, as part of a sentence."""
+        names = ("cpus", "gpus", "metrics_port")
+        return " and ".join(f"`cluster.{n}`" for n in names if getattr(self, n) is not None)
 
     @field_validator("address")
     @classmethod

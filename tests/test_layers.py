@@ -29,7 +29,7 @@ STORY = (
         *("identity", "blocks", "deadline", "files", "writing", "phrases", "columns", "combine"),
         *("ranking", "weights", "exports"),
     ),
-    ("sourcecode", "rules", "standings", "datafolder"),
+    ("sourcecode", "rules", "standings", "datafolder", "fields"),
     ("options", "settings", "choices", "lock", "diary", "confusion", "loops", "quotas", "measures"),
     ("config", "gates", "directions", "selection", "card", "diversity"),
     ("judging", "fusion", "advice"),
@@ -53,20 +53,20 @@ STORY = (
         *("assay", "samples", "variety"),
     ),
     ("worker", "replica", "needs", "nodes", "turns", "events", "checks", "permits"),
-    ("cluster", "estimate", "sieve"),
-    ("driver", "figures", "tallies"),
+    ("cluster", "estimate", "sieve", "metrics"),
+    ("driver", "figures", "tallies", "ray_metrics"),
     ("pipeline", "views", "preview", "verify", "datacard"),
     (
         *("repair", "garbage", "probe", "compare", "routing", "failures", "account", "frames"),
-        *("state", "exporting"),
+        *("state", "exporting", "sides"),
     ),
-    ("verdicts", "runs", "inspection", "leaderboard"),
+    ("verdicts", "runs", "inspection", "leaderboard", "differences"),
     ("tables",),
     (
         *("tables_plan", "tables_arbiter", "tables_gates", "tables_route", "terminal"),
-        *("tables_leaderboard", "tables_export"),
+        *("tables_leaderboard", "tables_export", "tables_diff"),
     ),
-    ("tables_state", "tables_inspect", "cli_leaderboard", "cli_export"),
+    ("tables_state", "tables_inspect", "cli_leaderboard", "cli_export", "cli_diff"),
     ("cli_arbiter", "cli_route", "cli_look"),
     ("cli",),
 )
@@ -188,9 +188,11 @@ def test_the_package_itself_imports_nothing_until_it_is_used_and_no_import_is_re
     assert relative == []
 
 
-def test_only_cluster_imports_ray() -> None:
-    users = {m for m in NAMED for name, _ in imports(m) if name.split(".")[0] == "ray"}
-    assert users == {"cluster"}
+def test_only_cluster_imports_ray_and_its_metrics_have_a_module_of_their_own() -> None:
+    """What is told to a monitoring system has nothing to do with actors, tasks and nodes."""
+    users = {(m, name) for m in NAMED for name, _ in imports(m) if name.split(".")[0] == "ray"}
+    assert {module for module, _ in users} == {"cluster", "ray_metrics"}
+    assert {name for module, name in users if module == "ray_metrics"} == {"ray.util.metrics"}
 
 
 def test_only_store_writes_parquet_of_a_run_and_only_an_export_its_own() -> None:
