@@ -1,23 +1,28 @@
 # `make quickstart`: install and run the main job. `make test`: every check there is.
 # `make test-vllm`: vLLM's CPU build (Linux x86-64) as an engine, in an environment of its own, and as
-# a server; no test of it may be skipped.
+# a server; no test of it may be skipped. `make test-metrics`: a run as Prometheus reads it, which
+# takes more of Ray than a run does.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 TEST_PROCESSES ?= 2
+METRICS_VENV ?= .venv-metrics
 VLLM_VENV ?= .venv-vllm
 VLLM_PYTHON = $(abspath $(VLLM_VENV))/bin/python
 # Tests that import vLLM; and those of the driver, which has none, with vLLM in that environment.
 VLLM_TESTS = tests/test_vllm.py tests/test_samplers.py
 VLLM_DRIVER_TESTS = tests/test_vllm_run.py tests/test_vllm_server.py
 
-.PHONY: quickstart test test-vllm lint clean
+.PHONY: quickstart test test-metrics test-vllm lint clean
 
 quickstart: $(VENV)/.hf
 	$(BIN)/arbitrage run configs/quickstart.yaml
 
 test: lint
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
+
+test-metrics: $(METRICS_VENV)/.ready
+	$(METRICS_VENV)/bin/python -m pytest --no-skips -k as_prometheus_does_it tests/test_metrics.py
 
 test-vllm: $(VENV)/.dev $(VLLM_VENV)/.ready
 	PYTHONPATH=. $(VLLM_PYTHON) -m pytest -s -rs --no-skips $(VLLM_TESTS)
@@ -37,6 +42,12 @@ $(VENV)/.dev: $(VENV)/.hf
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,dev]'
 	touch $@
 
+$(METRICS_VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(METRICS_VENV)
+	$(METRICS_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[metrics]' pytest
+	touch $@
+
 # What a replica needs there besides vLLM is ray, in the driver's version, and pyarrow. The wheel's
 # torchvision, torchaudio and torchcodec do not match the CPU build of torch and break transformers.
 $(VLLM_VENV)/.ready: constraints-vllm.txt
@@ -47,4 +58,4 @@ $(VLLM_VENV)/.ready: constraints-vllm.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(METRICS_VENV) $(VLLM_VENV) runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
