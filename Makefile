@@ -1,4 +1,4 @@
-# `make quickstart`: install and run the main job. `make test`: every check there is.
+# `make quickstart`: install, run the main job, and write its report. `make test`: every check there is.
 # `make test-vllm`: vLLM's CPU build (Linux x86-64) as an engine, in an environment of its own, and as
 # a server; no test of it may be skipped. `make test-metrics`: a run as Prometheus reads it, which
 # takes more of Ray than a run does.
@@ -17,6 +17,7 @@ VLLM_DRIVER_TESTS = tests/test_vllm_run.py tests/test_vllm_server.py
 
 quickstart: $(VENV)/.hf
 	$(BIN)/arbitrage run configs/quickstart.yaml
+	$(BIN)/arbitrage report runs/quickstart
 
 test: lint
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile

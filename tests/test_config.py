@@ -79,7 +79,10 @@ teachers:
     options: {dtype: bfloat16, max_length: 2048, device: cpu}
     resources:
       {replicas: 2, min_replicas: 2, cpus: 4, gpus: 0.5, memory_gb: 12, batch_size: 16,
-       python: env/bin/python, hang_s: 60, load_timeout_s: 600}
+       python: env/bin/python, hang_s: 60, load_timeout_s: 600, price_per_hour: 2.5}
+    license: apache-2.0
+    for_training: false
+    parameters: 7000000000
   small:
     engine: fake
     languages: all
@@ -185,7 +188,9 @@ def test_a_full_example_is_read_to_the_last_key(tmp_path: Path) -> None:
         batch_size=16,
         hang_s=60,
         load_timeout_s=600,
+        price_per_hour=2.5,
     )
+    assert (big.license, big.for_training, big.parameters) == ("apache-2.0", False, 7_000_000_000)
     python = str(tmp_path / "env/bin/python")
     assert big.resources == held.model_copy(update={"python": python})
     assert isinstance(small.options, FakeOptions)
