@@ -188,7 +188,7 @@ def diff(first: Path | str, second: Path | str, tell: Tell, rows: int = 0) -> Di
     found = [failures(side.store.root) for side in sides]
     return Differences(
         (sides[0].store.address(), sides[1].store.address()),
-        differing(sides[0].config, sides[1].config, but=("run",)),
+        _changes(sides),
         _parts(sides),
         (len(sides[0].ids), len(sides[1].ids)),
         (len(sides[0].ids) - len(shared), len(sides[1].ids) - len(shared)),
@@ -279,6 +279,25 @@ def _reasons(sides: Sides) -> tuple[dict[str, int], dict[str, int]]:
         counts = np.bincount(side.reason[moved], minlength=len(side.reasons)).tolist()
         told.append({why: n for why, n in zip(side.reasons, counts, strict=True) if n})
     return told[0], told[1]
+
+
+def _changes(sides: Sides) -> list[Change]:
+    """Fields that differ. Where a teacher or an Arbiter is the same one all the same, its model
+    just lies in another folder."""
+    parts = _parts(sides)
+    places = {
+        f"teachers.{t.name}.model": f"candidates/{t.name}" for t in sides[0].components.teachers
+    }
+    for arbiter in sides[0].components.arbiters:
+        alone = sides[0].config.arbiter is not None
+        place = "arbiter" if alone else f"arbiters.{arbiter.name}"
+        places[f"{place}.model"] = f"scores/{arbiter.name}"
+    same = {place for place, name in places.items() if name not in parts}
+    found = [
+        change._replace(identity=change.identity and change.field not in same)
+        for change in differing(sides[0].config, sides[1].config, but=("run",))
+    ]
+    return sorted(found, key=lambda one: not one.identity)
 
 
 def _parts(sides: Sides) -> dict[str, tuple[str | None, str | None]]:

@@ -108,8 +108,10 @@ def _changes(found: Differences) -> list[Text]:
     """Fields that change the output, then the others, then what has another content."""
     told: list[Text] = []
     groups = {
-        "what changes the output": [one for one in found.changes if one.identity],
-        "resources and the like": [one for one in found.changes if not one.identity],
+        "config, part of an identity": [one for one in found.changes if one.identity],
+        "config, the rest (resources, places, who is asked in which languages)": [
+            one for one in found.changes if not one.identity
+        ],
     }
     for name, changes in groups.items():
         if changes:

@@ -18,8 +18,10 @@ from rich.console import Console
 from arbitrage import differences, tables_diff
 from arbitrage.config import RunConfig
 from arbitrage.differences import Answer, Row, diff
+from arbitrage.engines.fake import FakeScorer
 from arbitrage.errors import UsageError
 from arbitrage.fields import NOT_TOLD, differing
+from arbitrage.options import FakeOptions
 from arbitrage.sides import packed, unpacked
 from command_line import cli
 from harness import fake, frame, make_config, numbered_prompts, run, write_prompts
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 SILENT = lambda done, total: None  # noqa: E731
 COUNT = 90
+ARBITER = Path(__file__).resolve().parents[1] / "data" / "micro" / "models" / "arbiter"
 
 
 def teachers(**european: Any) -> dict[str, Any]:
@@ -150,6 +153,23 @@ def test_the_config_tells_what_changes_the_output_first(pair: tuple[Path, Path])
     assert "run" not in told
     assert set(found.parts) >= {"candidates/one", "candidates/two"}
     assert "scores/arbiter" not in found.parts
+
+
+def test_a_model_in_another_folder_with_the_same_files_changes_nothing(tmp_path: Path) -> None:
+    runs = []
+    for name, skill in (("a", 0.4), ("b", 0.6)):
+        home = tmp_path / name
+        copied = shutil.copytree(ARBITER, home / "arbiter")
+        pool = {"one": fake(skill)}
+        write_prompts(home / "prompts.jsonl", numbered_prompts(6))
+        config = make_config(home, pool, arbiter={"engine": "transformers", "model": str(copied)})
+        runs.append(Path(run(config, {"arbiter": FakeScorer(FakeOptions())}).config.run))
+    found = diff(*runs, SILENT)
+    known = {one.field: one.identity for one in found.changes}
+    assert "scores/arbiter" not in found.parts
+    assert known["arbiter.model"] is False
+    assert known["teachers.one.options.skill"] is True
+    assert not found.incomparable
 
 
 def test_the_order_of_the_runs_only_turns_the_signs(pair: tuple[Path, Path]) -> None:
