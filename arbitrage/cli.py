@@ -26,6 +26,7 @@ from arbitrage import (
     cli_export,
     cli_leaderboard,
     cli_look,
+    cli_report,
     cli_route,
     tables,
     tables_plan,
@@ -339,7 +340,7 @@ def gc(
         out.print(tables.of_garbage(found), soft_wrap=True)
 
 
-for commands in (cli_look, cli_leaderboard, cli_diff, cli_export, cli_arbiter):
+for commands in (cli_look, cli_report, cli_leaderboard, cli_diff, cli_export, cli_arbiter):
     commands.add_to(app)
 
 if __name__ == "__main__":

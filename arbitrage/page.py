@@ -32,16 +32,22 @@ ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
 def render(
-    template: str, *, title: str, data: Mapping[str, Any], plots: bool = False, **values: Any
+    template: str,
+    *,
+    title: str,
+    data: Mapping[str, Any],
+    plots: bool = False,
+    also: Sequence[str] = (),
+    **values: Any,
 ) -> str:
     """The whole page of `templates/<template>`, which extends `page.html`.
 
-    `<name>.css` and `<name>.js` beside a template `<name>.html` are taken along. `data` is what the
-    page's scripts read, see `encoded`; `values` are the template's own. With `plots` plotly's own
-    script is inlined.
+    `<name>.css` and `<name>.js` beside a template `<name>.html` are taken along, and those of the
+    names in `also` before them. `data` is what the page's scripts read, see `encoded`; `values` are
+    the template's own. With `plots` plotly's own script is inlined.
     """
     name = template.removesuffix(".html")
-    parts = list(dict.fromkeys((BASE, name)))
+    parts = list(dict.fromkeys((BASE, *also, name)))
     found = {kind: [_source(f"{part}.{kind}") for part in parts] for kind in ("css", "js")}
     scripts = ([_plotly()] if plots else []) + [script for script in found["js"] if script]
     page = environment().get_template(f"{name}.html")

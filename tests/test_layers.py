@@ -27,7 +27,7 @@ STORY = (
     ),
     (
         *("identity", "blocks", "deadline", "files", "writing", "phrases", "columns", "combine"),
-        *("ranking", "weights", "exports"),
+        *("ranking", "weights", "exports", "shown"),
     ),
     ("sourcecode", "rules", "standings", "datafolder", "fields"),
     ("options", "settings", "choices", "lock", "diary", "confusion", "loops", "quotas", "measures"),
@@ -61,13 +61,20 @@ STORY = (
         *("state", "exporting", "sides"),
     ),
     ("verdicts", "runs", "inspection", "leaderboard", "differences"),
+    ("report_view",),
+    ("report_matrix",),
+    ("report_tables",),
+    ("report",),
     ("tables",),
     (
         *("tables_plan", "tables_arbiter", "tables_gates", "tables_route", "terminal"),
         *("tables_leaderboard", "tables_export", "tables_diff"),
     ),
-    ("tables_state", "tables_inspect", "cli_leaderboard", "cli_export", "cli_diff"),
-    ("cli_arbiter", "cli_route", "cli_look"),
+    ("tables_state", "tables_inspect"),
+    (
+        *("cli_look", "cli_report", "cli_leaderboard", "cli_diff", "cli_export"),
+        *("cli_arbiter", "cli_route"),
+    ),
     ("cli",),
 )
 LAYERS = {module: layer for layer, modules in enumerate(STORY) for module in modules}

@@ -105,7 +105,9 @@ def test_it_opens_as_python_ranks(shown: Page) -> None:
     assert on_front(shown) == {row.entry.name for row in found.rows if row.front}
     assert on_front(shown) == {"selected", "Qwen3-8B", "twin", "qwen3-4b"}
     for told, row in zip(column(shown, "reward"), found.rows, strict=True):
-        assert told.split("*")[0].split(" ")[0] == f"{row.values['reward']:.2f}"
+        assert told.split("*")[0].split(" ")[0] == f"{row.values['reward']:.2f}".replace(
+            "-", "\u2212"
+        )
         assert ("*" in told) == (not row.complete)
         assert told.endswith(f"{row.values['interval']:.2f}")
     assert column(shown, "languages") == ["3/3"] * 5 + ["1/3", "2/3"]

@@ -56,21 +56,25 @@ window.arbitrage = (() => {
     return formats.get(key);
   }
 
-  const number = (value, digits = 2) => isNumber(value) ? format(digits, digits).format(value) : MISSING;
-  const count = (value) => isNumber(value) ? format(0, 0).format(value) : MISSING;
-  const percent = (value, digits = 1) => isNumber(value) ? `${format(digits, digits).format(100 * value)}%` : MISSING;
-  const signed = (value, digits = 2) => isNumber(value) ? (value > 0 ? "+" : "") + number(value, digits) : MISSING;
+  // As `shown.py` does: a true minus sign, and none before a number that rounds to zero.
+  const MINUS = "\u2212";
+  const minus = (text) => /[1-9]/.test(text) ? text.replace("-", MINUS) : text.replace("-", "");
+
+  const number = (value, digits = 2) => isNumber(value) ? minus(format(digits, digits).format(value)) : MISSING;
+  const count = (value) => number(value, 0);
+  const percent = (value, digits = 1) => isNumber(value) ? `${number(100 * value, digits)}%` : MISSING;
+  const signed = (value, digits = 2) => isNumber(value) ? (value > 0 && /[1-9]/.test(number(value, digits)) ? "+" : "") + number(value, digits) : MISSING;
   const compact = (value) => isNumber(value)
-    ? format(0, 1, { notation: "compact" }).format(value) : MISSING;
+    ? minus(format(0, 1, { notation: "compact" }).format(value)) : MISSING;
 
   // A few digits whatever the size, for columns whose unit is not known beforehand.
   function significant(value, digits = 3) {
     if (!isNumber(value)) return MISSING;
     if (value !== 0 && (Math.abs(value) >= 1e6 || Math.abs(value) < 1e-3)) return compactOrTiny(value, digits);
-    return new Intl.NumberFormat("en-US", { maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(Math.abs(value) + 1))) }).format(value);
+    return minus(new Intl.NumberFormat("en-US", { maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(Math.abs(value) + 1))) }).format(value));
   }
   const compactOrTiny = (value, digits) =>
-    Math.abs(value) >= 1 ? compact(value) : value.toPrecision(digits);
+    Math.abs(value) >= 1 ? compact(value) : minus(value.toPrecision(digits));
 
   // A run of seconds as people say it.
   function duration(seconds) {
@@ -87,7 +91,7 @@ window.arbitrage = (() => {
     const cell = row.cells[column];
     const text = (cell?.dataset.value ?? cell?.textContent ?? "").trim();
     if (text === "" || text === MISSING) return null;
-    const asNumber = Number(text);
+    const asNumber = Number(text.replace(MINUS, "-"));
     return Number.isNaN(asNumber) ? text : asNumber;
   }
 
@@ -228,19 +232,20 @@ window.arbitrage = (() => {
 
   function draw(div) {
     const colors = theme();
-    const { traces, layout } = plots.get(div);
+    const { traces, layout, more } = plots.get(div);
     // Plotly's own default is a button that sends the chart to a server of its maker's.
     const settings = {
       displaylogo: false, responsive: true, showTips: false, showSendToCloud: false, plotlyServerURL: "",
-      modeBarButtonsToRemove: ["lasso2d", "select2d"],
+      modeBarButtonsToRemove: ["lasso2d", "select2d"], ...more,
     };
     return Plotly.react(div, structuredClone(made(traces, colors)), themed(structuredClone(made(layout, colors)), colors), settings);
   }
 
   // Draws, or draws anew. Traces and layout may be functions of `theme()`, called again when it
   // changes. Text of others goes through `plotText` first: plotly reads a little markup in text.
-  function plot(div, traces, layout = {}) {
-    plots.set(div, { traces, layout });
+  // `more` are settings of plotly's: {displayModeBar: false}.
+  function plot(div, traces, layout = {}, more = {}) {
+    plots.set(div, { traces, layout, more });
     return draw(div);
   }
 

@@ -1,0 +1,157 @@
+"""One HTML file that explains a run in a minute, and opens without a net.
+
+It gathers what `account`, `verdicts`, `variety` and `samples` tell, has it rendered, and writes
+nothing but that file. The first screen is made here, so that it can be read without scripts; the
+scripts get plain data. Invariant: however long the texts, a page is at most `MAX_BYTES` large, as
+long as its tables alone are not larger.
+
+    arbitrage report runs/first
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arbitrage import page, report_matrix, report_tables, report_view, samples
+from arbitrage.account import account
+from arbitrage.config import RunConfig
+from arbitrage.errors import StoreError, UsageError
+from arbitrage.files import has_scheme
+from arbitrage.plan import read_state
+from arbitrage.store import Store
+from arbitrage.variety import diversity_of_run
+from arbitrage.verdicts import verdicts_of
+from arbitrage.views import open_run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from arbitrage.account import Account
+
+NAME = "report.html"
+MAX_BYTES = 10_000_000
+SPARE_BYTES = 100_000
+PARTS = ("report_plots", "report_samples")
+"""Scripts of the page besides its own."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where the report is, and how large."""
+
+    path: Path
+    size: int
+
+
+def write(place: str, output: Path | None = None, prompts: int = samples.PROMPTS) -> Written:
+    """Makes the report of a run, with up to so many sampled prompts, in one step.
+
+    Raises UsageError where there is no run, or no place for the file.
+    """
+    target = output or _own_place(place)
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; name a file: -o {target / NAME}")
+    text = rendered(place, prompts)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Store(target.parent.resolve()).write_text(target.name, text)
+    except (OSError, StoreError) as error:
+        raise UsageError(f"{target} cannot be written: {error}; name another file: -o") from error
+    return Written(target, len(text.encode("utf-8")))
+
+
+def _own_place(place: str) -> Path:
+    if has_scheme(place):
+        raise UsageError(f"{place} is no local folder; say where to write: -o {NAME}")
+    return Path(place) / NAME
+
+
+def rendered(place: str, prompts: int = samples.PROMPTS) -> str:
+    """The page as text. Raises UsageError where there is no run."""
+    found = account(place)
+    store, components = open_run(place)
+    config = RunConfig.model_validate(store.read_json("run.json")["config"])
+    state = (store, components, *read_state(components, store), config)
+    diversity = diversity_of_run(*state).as_dict() if len(found.teachers) > 1 else None
+    beside = len(html(found, _nothing(), diversity).encode("utf-8"))
+    room = min(samples.MAX_BYTES, max(0, MAX_BYTES - SPARE_BYTES - beside))
+    texts = samples.samples_of(*state, prompts=prompts, max_bytes=room).as_dict()
+    return html(found, texts, diversity)
+
+
+def _nothing() -> dict[str, Any]:
+    extent = {"shards": 0, "prompts": 0, "of_shards": 0, "of_prompts": 0, "unseen": []}
+    return {"samples": [], "extent": extent, "chars": 0, "asked_chars": 0}
+
+
+def html(
+    found: Account, texts: Mapping[str, Any], diversity: Mapping[str, Any] | None = None
+) -> str:
+    """The page of what was gathered; `texts` is what `Sampled.as_dict` gives."""
+    head = report_view.head(found)
+    matrix = report_matrix.matrix_of(found)
+    return page.render(
+        "report.html",
+        title=f"{head['name']} \u2013 arbitrage",
+        data=_data(found, matrix, texts),
+        plots=True,
+        also=PARTS,
+        head=head,
+        verdicts=verdicts_of(found),
+        tiles=report_view.tiles(found),
+        matrix=matrix,
+        sheets=[report_tables.teachers(found), report_tables.languages(found)],
+        remarks=_remarks(found),
+        extent=texts["extent"],
+        has_product=bool(found.languages),
+        unasked=report_matrix.UNASKED,
+        diversity=diversity if diversity and diversity["teachers"] else None,
+        diverse=report_tables.diversity(diversity) if diversity else None,
+    )
+
+
+def _data(
+    found: Account,
+    matrix: report_matrix.Matrix,
+    texts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the scripts read."""
+    told = found.as_dict()
+    return {
+        "matrix": matrix.as_dict(),
+        "digits": report_view.digits_of(found),
+        "teachers": found.teachers,
+        "codes": matrix.codes,
+        "reward": told["reward"],
+        "single": told["single"],
+        "drawn": told["drawn"],
+        "thinned": told["thinned"],
+        "spread": told["spread"],
+        "lengths": told["lengths"],
+        "wins": {row["language"]: _wins(row) for row in told["languages"]},
+        "texts": texts,
+    }
+
+
+def _wins(row: dict[str, Any]) -> dict[str, float]:
+    return {name: cell["won"] for name, cell in row["teachers"].items() if cell["won"]}
+
+
+def _remarks(found: Account) -> list[str]:
+    """What a reader has to know of the figures before believing them."""
+    told = list(found.facts["remarks"])
+    if found.ledger.unfinished:
+        told.append(
+            f"{found.ledger.unfinished:,} prompts are unfinished; the figures are of the others. "
+            "`arbitrage run` goes on."
+        )
+    if found.cells.missing:
+        told.append(
+            f"{found.cells.missing:,} files of candidates are not there, or were not looked at by "
+            "the gates yet."
+        )
+    if found.languages and not found.reward.deviation > 0 and found.reward.count > 1:
+        told.append("The Arbiter gave every chosen answer the same reward; it tells nothing apart.")
+    return told
