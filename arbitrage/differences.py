@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from arbitrage.baselines import moments_of
-from arbitrage.costs import costs_of
 from arbitrage.errors import UsageError
 from arbitrage.failures import failures
 from arbitrage.fields import Change, differing
 from arbitrage.gates import GATES
-from arbitrage.plan import paid
 from arbitrage.sides import QUARANTINED, SELECTED, Side, labels_of, unpacked
 from arbitrage.stats import Moments
 
@@ -332,15 +330,9 @@ def _gates(found: Sequence[Failures]) -> dict[str, tuple[float, float]]:
 
 
 def _costs(sides: Sides) -> dict[tuple[str, str], tuple[Cost | None, Cost | None]]:
-    known = [
-        {
-            (cost.name, cost.stage): cost
-            for cost in costs_of(s.store, s.components, paid(s.store, s.planner.listing))
-        }
-        for s in sides
-    ]
-    names = dict.fromkeys((*known[0], *known[1]))
-    return {name: (known[0].get(name), known[1].get(name)) for name in names}
+    first, second = ({(cost.name, cost.stage): cost for cost in s.costs()} for s in sides)
+    names = dict.fromkeys((*first, *second))
+    return {name: (first.get(name), second.get(name)) for name in names}
 
 
 def _rows(sides: Sides, count: int, *, comparable: bool) -> list[Row]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from arbitrage import baselines
 from arbitrage.config import RunConfig
-from arbitrage.plan import quarantine_of, read_state
+from arbitrage.costs import costs_of
+from arbitrage.plan import paid, quarantine_of, read_state
 from arbitrage.results import Results
 from arbitrage.store import shard_number
 from arbitrage.views import open_run
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from arbitrage.costs import Cost
 
     Array = NDArray[Any]
 
@@ -53,6 +56,10 @@ class Side:
         self.ids, self.language, self.codes = self._prompts()
         self.reasons: list[str] = []
         self.wins: dict[tuple[int, str], float] = {}
+
+    def costs(self) -> list[Cost]:
+        """What its roles have cost."""
+        return costs_of(self.store, self.components, paid(self.store, self.planner.listing))
 
     def _prompts(self) -> tuple[Array, Array, list[str]]:
         ids, language = [packed([])], [np.empty(0, np.int16)]
