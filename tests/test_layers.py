@@ -72,8 +72,8 @@ STORY = (
     ),
     ("tables_state", "tables_inspect"),
     (
-        *("cli_look", "cli_report", "cli_leaderboard", "cli_diff", "cli_export"),
-        *("cli_arbiter", "cli_route"),
+        *("cli_look", "cli_report", "cli_leaderboard", "cli_diff", "cli_export", "cli_arbiter"),
+        *("cli_route",),
     ),
     ("cli",),
 )

@@ -484,7 +484,7 @@ SOURCES = [
 ]
 
 
-def test_a_page_is_never_too_large(tmp_path: Path) -> None:
+def test_a_page_is_never_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"prompt": f"{n} " + "\u65e5\u672c < & " * 250, "language": "ja"} for n in range(300)]
     write_prompts(tmp_path / "prompts.jsonl", rows)
     pool = {f"t{n}": fake(0.5, options={"voice": f"{n}", "words": 1500}) for n in range(3)}
@@ -497,6 +497,8 @@ def test_a_page_is_never_too_large(tmp_path: Path) -> None:
     texts = Reader(written.path.read_text(encoding="utf-8")).data["texts"]
     assert texts["chars"] < texts["asked_chars"]
     assert len(texts["samples"]) > 100
+    monkeypatch.setattr(report, "MAX_BYTES", 6_000_000)
+    assert len(report.rendered(str(made.store.root)).encode()) <= 6_000_000
 
 
 def of_config(folder: Path, teachers: dict[str, Any], count: int = 24, **blocks: Any) -> Run:
