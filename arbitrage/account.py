@@ -18,14 +18,13 @@ import numpy as np
 from arbitrage import baselines, worth
 from arbitrage.baselines import moments_of
 from arbitrage.cells import Cell, Cells, cells_of
-from arbitrage.config import RunConfig
 from arbitrage.costs import Cost, amount_of, costs_of, unit_of
 from arbitrage.distributions import LengthEffect, counted, edges_of
-from arbitrage.plan import paid, read_state
+from arbitrage.plan import paid
 from arbitrage.results import LanguageResult, Results, told_beside
 from arbitrage.stats import Moments
 from arbitrage.summary import Ledger, ledger_of
-from arbitrage.views import open_run
+from arbitrage.views import look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +33,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arbitrage.components import Components
+    from arbitrage.config import RunConfig
     from arbitrage.plan import Planner
     from arbitrage.store import Store
+    from arbitrage.views import View
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -222,9 +223,12 @@ def _cell(cell: Cell) -> dict[str, Any]:
 
 def account(place: Path | str) -> Account:
     """Adds up a run. Raises UsageError where there is none."""
-    store, components = open_run(place)
-    config = RunConfig.model_validate(store.read_json("run.json")["config"])
-    planner, shards = read_state(components, store)
+    return of_view(look(place))
+
+
+def of_view(view: View) -> Account:
+    """The same of a run that is looked at already."""
+    store, components, planner, shards, config = view
     results, lengths, rows = _gathered(store, components, planner, config)
     cells = cells_of(store, planner, shards, config)
     codes = sorted(results.languages)

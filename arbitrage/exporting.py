@@ -29,7 +29,7 @@ from arbitrage.plan import read_state
 from arbitrage.sieve import Sieve, Wanted, split_of
 from arbitrage.store import shard_number
 from arbitrage.tallies import Tally
-from arbitrage.views import open_run
+from arbitrage.views import config_of, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -228,7 +228,7 @@ def _nothing(sieve: Sieve) -> str:
 
 
 def _opened(store: Store, components: Components, now: RunConfig | None) -> _Source:
-    config = RunConfig.model_validate(store.read_json("run.json")["config"])
+    config = config_of(store)
     planner, shards = read_state(components, store)
     found = summary.of_run(store, components, planner, {}, stopped=False)
     permits = Permits(store, planner.listing, components, now)

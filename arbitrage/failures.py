@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arbitrage.cells import cells_of
-from arbitrage.config import RunConfig
 from arbitrage.gates import Rates
-from arbitrage.plan import read_state
-from arbitrage.views import open_run
+from arbitrage.views import look
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,8 +71,7 @@ class Failures:
 
 def failures(place: Path | str) -> Failures:
     """Adds up the facts of a run, shard by shard. Raises UsageError where there is no run."""
-    store, components = open_run(place)
-    config = RunConfig.model_validate(store.read_json("run.json")["config"])
-    cells = cells_of(store, *read_state(components, store), config)
+    view = look(place)
+    cells = cells_of(view.store, view.planner, view.shards, view.config)
     rates = {key: cell.rates for key, cell in cells.found.items() if cell.rates.candidates}
-    return Failures(store.address(), config.gates.enforced(), rates, cells.missing)
+    return Failures(view.store.address(), view.config.gates.enforced(), rates, cells.missing)

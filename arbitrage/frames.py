@@ -16,22 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arbitrage import gates
-from arbitrage.config import RunConfig
 from arbitrage.identity import digest
 from arbitrage.parts import languages_of
-from arbitrage.plan import quarantine_of, read_state
+from arbitrage.plan import quarantine_of
 from arbitrage.prompts import MEMO
 from arbitrage.reading import columns_of
 from arbitrage.records import ADDED, SCHEMAS
-from arbitrage.views import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
-    from pathlib import Path
 
-    from arbitrage.components import Components
-    from arbitrage.plan import Lane, Planner, ShardState
-    from arbitrage.store import Store
+    from arbitrage.plan import Lane, ShardState
+    from arbitrage.views import View
 
 OF_TEACHERS = ("selected", "candidates", "gates", "scores")
 """Kinds whose rows are of one teacher each."""
@@ -45,21 +41,6 @@ STRING = pd.Series(["text"]).dtype
 FACTS = [name for name in SCHEMAS["gates"].names if name not in ("prompt_id", "sample")]
 
 
-class View(NamedTuple):
-    """A run as its files were at one moment."""
-
-    store: Store
-    components: Components
-    config: RunConfig
-    planner: Planner
-    shards: list[ShardState]
-
-    def name_of(self, found: str) -> str:
-        """The name of the teacher whose answers those with a fingerprint are."""
-        owner = self.components.owner(found)
-        return owner.name if owner else self.components.teacher(found).name
-
-
 class Asked(NamedTuple):
     """Which rows and columns, in the order in which they are given back; none of the rest: all.
 
@@ -70,13 +51,6 @@ class Asked(NamedTuple):
     languages: frozenset[str] | None = None
     teachers: frozenset[str] | None = None
     arbiters: frozenset[str] | None = None
-
-
-def look(place: Path | str) -> View:
-    """Reads what there is: listings and footers. Raises UsageError where there is no run."""
-    store, components = open_run(place)
-    config = RunConfig.model_validate(store.read_json("run.json")["config"])
-    return View(store, components, config, *read_state(components, store))
 
 
 def schema_of(kind: str, columns: Iterable[str] | None = None) -> pa.Schema:

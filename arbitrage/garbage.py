@@ -24,7 +24,7 @@ from arbitrage.resolve import resolve
 from arbitrage.store import JOURNAL
 from arbitrage.usage import Usage, total_of
 from arbitrage.verify import leftovers
-from arbitrage.views import open_run
+from arbitrage.views import config_of, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,7 +83,7 @@ def collect_in(
     if config is not None:
         components = resolve(config)
     else:
-        config = RunConfig.model_validate(store.read_json("run.json")["config"])
+        config = config_of(store)
     limited = bool(config.budget.limits())
     return collect(store, components, keep=keep, limited=limited, delete=delete)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from arbitrage import frames
+from arbitrage import frames, views
 from arbitrage.frames import Asked
 from arbitrage.reading import shape_of
 from arbitrage.records import meaning
@@ -20,7 +20,7 @@ from arbitrage.records import meaning
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from arbitrage.frames import View
+    from arbitrage.views import View
 
 LONG = ("messages", "completion", "reasoning", "rejected", "candidates", "raw", "extra", "detail")
 """Columns of long text, which take most of a file."""
@@ -72,7 +72,7 @@ def inspect(
 
     Raises UsageError where there is no run, StoreError where a file is damaged.
     """
-    view = frames.look(place)
+    view = views.look(place)
     paths = [piece.path for piece in frames.pieces(view, kind)]
     folders = sorted({path.rpartition("/")[0] for path in paths})
     found = Inspection(view.store.address(), kind, folders, BY.get(kind, "teacher"))

@@ -25,7 +25,7 @@ from arbitrage.plan import quarantine_of
 from arbitrage.prompts import MEMO, Accepted
 from arbitrage.store import Store, shard_number
 from arbitrage.verify import check, is_known
-from arbitrage.views import open_run
+from arbitrage.views import config_of, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,7 +108,7 @@ def _opened(place: Path | str) -> tuple[RunConfig, Components] | None:
     """The run's config as it was last started; none where that cannot be told."""
     try:
         store, components = open_run(place)
-        return RunConfig.model_validate(store.read_json("run.json")["config"]), components
+        return config_of(store), components
     except (ArbitrageError, ValueError):
         return None
 

@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arbitrage import page, report_matrix, report_tables, report_view, samples
-from arbitrage.account import account
-from arbitrage.config import RunConfig
+from arbitrage import account, page, report_matrix, report_tables, report_view, samples
 from arbitrage.errors import StoreError, UsageError
 from arbitrage.files import has_scheme
-from arbitrage.plan import read_state
 from arbitrage.store import Store
 from arbitrage.variety import diversity_of_run
 from arbitrage.verdicts import verdicts_of
-from arbitrage.views import open_run
+from arbitrage.views import look
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,14 +67,12 @@ def _own_place(place: str) -> Path:
 
 def rendered(place: str, prompts: int = samples.PROMPTS) -> str:
     """The page as text. Raises UsageError where there is no run."""
-    found = account(place)
-    store, components = open_run(place)
-    config = RunConfig.model_validate(store.read_json("run.json")["config"])
-    state = (store, components, *read_state(components, store), config)
-    diversity = diversity_of_run(*state).as_dict() if len(found.teachers) > 1 else None
+    view = look(place)
+    found = account.of_view(view)
+    diversity = diversity_of_run(*view).as_dict() if len(found.teachers) > 1 else None
     beside = len(html(found, _nothing(), diversity).encode("utf-8"))
     room = min(samples.MAX_BYTES, max(0, MAX_BYTES - SPARE_BYTES - beside))
-    texts = samples.samples_of(*state, prompts=prompts, max_bytes=room).as_dict()
+    texts = samples.samples_of(*view, prompts=prompts, max_bytes=room).as_dict()
     return html(found, texts, diversity)
 
 

@@ -35,10 +35,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from arbitrage.frames import View
     from arbitrage.results import TeacherResult
     from arbitrage.state import Status
-    from arbitrage.views import Shown
+    from arbitrage.views import Shown, View
 
 Names = str | Iterable[str] | None
 """One name or several; none: all."""
@@ -109,13 +108,13 @@ class Run:
         """The same rows as Arrow tables, one per file, read one after the other: for runs that are
         larger than memory. `kind` is prompts, routes, candidates, gates, scores, selected or
         quarantine."""
-        view = frames.look(self._place)
+        view = views.look(self._place)
         _check("kind of table", (kind,), SCHEMAS)
         asked = _asked(view, kind, columns, languages, teachers, arbiters)
         return frames.stream(view, kind, asked)
 
     def _frame(self, kind: str, columns: Names, *filters: Names) -> pd.DataFrame:
-        view = frames.look(self._place)
+        view = views.look(self._place)
         asked = _asked(view, kind, columns, *filters)
         schema = frames.schema_of(kind, asked.columns)
         return frames.frame(frames.stream(view, kind, asked), schema)
@@ -128,7 +127,7 @@ class Run:
     @property
     def languages(self) -> list[str]:
         """The codes of the languages of all prompts that are stored, sorted."""
-        return sorted(_languages_in(frames.look(self._place), None))
+        return sorted(_languages_in(views.look(self._place), None))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -155,7 +154,7 @@ class Run:
         reward of `alone` by itself; choosing per prompt adds `gain` to that, paired, with its 95 %
         interval from `gain_low` to `gain_high`.
         """
-        view = frames.look(self._place)
+        view = views.look(self._place)
         found = Results(view.components, view.config.gates.enforced())
         for path in sorted(view.planner.selected):
             found.add(columns_of(view.store, path, baselines.COLUMNS))
@@ -188,7 +187,7 @@ class Run:
 
     def _counts(self) -> dict[str, str]:
         """By footers alone."""
-        view = frames.look(self._place)
+        view = views.look(self._place)
         product = view.store.footers(sorted(view.planner.selected)).values()
         selected = sum(note.get("selected", note["rows"]) for note in product)
         return {

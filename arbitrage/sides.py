@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arbitrage import baselines
-from arbitrage.config import RunConfig
 from arbitrage.costs import costs_of
-from arbitrage.plan import paid, quarantine_of, read_state
+from arbitrage.plan import paid, quarantine_of
 from arbitrage.results import Results
 from arbitrage.store import shard_number
-from arbitrage.views import open_run
+from arbitrage.views import look
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -49,9 +48,7 @@ class Side:
     """
 
     def __init__(self, place: Path | str) -> None:
-        self.store, self.components = open_run(place)
-        self.config = RunConfig.model_validate(self.store.read_json("run.json")["config"])
-        self.planner, self.shards = read_state(self.components, self.store)
+        self.store, self.components, self.planner, self.shards, self.config = look(place)
         self.files = sorted(self.planner.selected)
         self.ids, self.language, self.codes = self._prompts()
         self.reasons: list[str] = []

@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from arbitrage.config import RunConfig
 from arbitrage.errors import StoreError
 from arbitrage.pace import last_call
 from arbitrage.plan import CLERK, STAGES, paid, read_state
@@ -19,7 +18,7 @@ from arbitrage.prompts import MEMO
 from arbitrage.reading import REPLACED
 from arbitrage.store import Store
 from arbitrage.summary import against
-from arbitrage.views import open_run
+from arbitrage.views import config_of, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -137,7 +136,7 @@ def status(place: Path | str, notes: Notes | None = None) -> Status:
 
 
 def _status(store: Store, components: Components) -> Status:
-    config = RunConfig.model_validate(store.read_json("run.json")["config"])
+    config = config_of(store)
     running = store.is_held()  # first: what ends meanwhile is then told to be running, not lost
     planner, shards = read_state(components, store)
     call = last_call(store.events())

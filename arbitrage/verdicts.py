@@ -6,19 +6,17 @@ words out. A gain whose 95 % interval holds 0 is never called one.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from arbitrage.costs import amount_of
 from arbitrage.languages import table
 from arbitrage.results import beside
+from arbitrage.shown import interval
 
 if TYPE_CHECKING:
     from arbitrage.account import Account, Single
     from arbitrage.stats import Moments
 
-PLUS_MINUS = "\u00b1"
-MINUS = "\u2212"
 UNITS = {
     "money": "the money",
     "gpu_hours": "the GPU hours",
@@ -44,20 +42,6 @@ def verdicts_of(account: Account) -> list[Verdict]:
     return [_worth(account), _droppable(account), _weakest(account)]
 
 
-def digits_for(half_width: float) -> int:
-    """So many decimals that the interval has two digits that count; three where there is none."""
-    if not half_width > 0:
-        return 3
-    return min(9, max(0, 1 - math.floor(math.log10(half_width))))
-
-
-def interval(moments: Moments, sign: str = "+") -> str:
-    """A mean with its 95 % interval, where there is one; with `sign` "-" it is told unsigned."""
-    digits = digits_for(moments.half_width)
-    half = "" if moments.count < 2 else f" {PLUS_MINUS} {moments.half_width:.{digits}f}"
-    return f"{moments.mean:{sign}.{digits}f}".replace("-", MINUS) + half
-
-
 def _prompts(count: int) -> str:
     return f"{count:,} prompt" if count == 1 else f"{count:,} prompts"
 
@@ -72,7 +56,7 @@ def _worth(account: Account) -> Verdict:
         return Verdict(question, "One teacher alone", "There was nobody to choose from.", "plain")
     ways = beside(account.languages)
     each = ways["best single teacher"].gain
-    told = [f"Above the best teacher of each language: {interval(each)}."]
+    told = [f"Above the best teacher of each language: {interval(each, sign='+')}."]
     gain = each if account.single is None else account.single.gain
     if account.single is not None:
         told.insert(0, _against(account.single))
@@ -81,8 +65,10 @@ def _worth(account: Account) -> Verdict:
     times = account.single.times if account.single else None
     price = f" for {times:.1f} times {UNITS[account.unit]}" if times is not None else ""
     if _is_positive(gain):
-        return Verdict(question, f"By the Arbiter: {interval(gain)}{price}", " ".join(told), "good")
-    return Verdict(question, f"Not shown: {interval(gain)}{price}", " ".join(told), "bad")
+        return Verdict(
+            question, f"By the Arbiter: {interval(gain, sign='+')}{price}", " ".join(told), "good"
+        )
+    return Verdict(question, f"Not shown: {interval(gain, sign='+')}{price}", " ".join(told), "bad")
 
 
 def _against(single: Single) -> str:
@@ -134,7 +120,7 @@ def _scale(account: Account) -> float:
 
 def _lost(account: Account, name: str) -> str:
     loss = account.losses[name]
-    told = f"{interval(loss.reward, '-')} of reward per prompt"
+    told = f"{interval(loss.reward)} of reward per prompt"
     if loss.alone:
         told += f", {_prompts(loss.alone)} without any answer"
     part = cost_parts(account).get(name)
@@ -155,11 +141,11 @@ def _weakest(account: Account) -> Verdict:
         code = account.languages[0].language
         return Verdict(question, "There is one", f"All prompts are in {code}.", "plain")
     worst = min(account.languages, key=lambda row: (row.reward.mean, row.language))
-    told = f"Mean reward {interval(worst.reward, '-')}, over all {interval(account.reward, '-')}."
+    told = f"Mean reward {interval(worst.reward)}, over all {interval(account.reward)}."
     gain = worst.of_teacher(worst.best_alone).gain
     if worst.best_alone is not None and gain.count > 1:
         shown = "" if _is_positive(gain) else ", which may be chance"
-        told += f" Choosing adds {interval(gain)} to {worst.best_alone}{shown}."
+        told += f" Choosing adds {interval(gain, sign='+')} to {worst.best_alone}{shown}."
     told += _also(account)
     if worst.reward.mean + worst.reward.half_width < account.reward.mean:
         return Verdict(question, named(worst.language), told, "bad")

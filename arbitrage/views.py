@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -11,14 +11,14 @@ from arbitrage import gates
 from arbitrage.components import Components
 from arbitrage.config import RunConfig
 from arbitrage.errors import InputError, StoreError, UsageError
-from arbitrage.plan import ShardState, read_state
+from arbitrage.plan import Planner, ShardState, read_state
 from arbitrage.resolve import resolve
 from arbitrage.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from arbitrage.plan import Lane, Planner
+    from arbitrage.plan import Lane
 
 LOOK_PATIENCE_S = 10.0
 """Of those who only look; a run's own is in its config."""
@@ -40,6 +40,32 @@ def open_run(place: Path | str) -> tuple[Store, Components]:
     return store, resolve(config, known)
 
 
+def config_of(store: Store) -> RunConfig:
+    """The config with which an opened run was last made."""
+    return RunConfig.model_validate(store.read_json("run.json")["config"])
+
+
+class View(NamedTuple):
+    """A run as its files were at one moment."""
+
+    store: Store
+    components: Components
+    planner: Planner
+    shards: list[ShardState]
+    config: RunConfig
+
+    def name_of(self, found: str) -> str:
+        """The name of the teacher whose answers those with a fingerprint are."""
+        owner = self.components.owner(found)
+        return owner.name if owner else self.components.teacher(found).name
+
+
+def look(place: Path | str) -> View:
+    """Reads what there is: listings and footers. Raises UsageError where there is no run."""
+    store, components = open_run(place)
+    return View(store, components, *read_state(components, store), config_of(store))
+
+
 @dataclass
 class Shown:
     """One prompt with every candidate, best first."""
@@ -52,9 +78,7 @@ class Shown:
 
 def show(place: Path | str, prefix: str) -> Shown:
     """Finds a prompt by id, or the start of one, or the user's own id. Raises InputError."""
-    store, components = open_run(place)
-    planner, shards = read_state(components, store)
-    config = RunConfig.model_validate(store.read_json("run.json")["config"])
+    store, components, planner, shards, config = look(place)
     shard, prompt = _find(store, shards, prefix)
     key = prompt["prompt_id"]
     candidates: list[dict[str, Any]] = []

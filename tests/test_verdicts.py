@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from arbitrage.account import Account, account
-from arbitrage.stats import Moments
-from arbitrage.verdicts import Verdict, digits_for, interval, verdicts_of
+from arbitrage.shown import interval
+from arbitrage.verdicts import Verdict, verdicts_of
 from harness import fake, make_config, numbered_prompts, run, write_prompts
 
 
@@ -28,7 +26,7 @@ def test_a_gain_that_was_worth_it_is_told_with_its_price(tmp_path: Path) -> None
     worth = told(found)["Was it worth it?"]
     assert found.single is not None
     assert worth.tone == "good"
-    assert interval(found.single.gain) in worth.answer
+    assert interval(found.single.gain, sign="+") in worth.answer
     assert f"{found.single.better} of 60 prompts got a better answer" in worth.detail
     assert worth.answer.endswith("for 2.0 times the completion tokens")
     assert told(found)["Which teacher could go?"].answer.startswith("None at no loss")
@@ -76,15 +74,3 @@ def test_one_teacher_one_language_and_nothing_have_an_answer(tmp_path: Path) -> 
     assert [verdict.tone for verdict in verdicts_of(alone)][:2] == ["plain", "plain"]
     nothing = made(tmp_path / "none", {"mute": fake(0.5, options={"empty": 1.0})}, prompts=6)
     assert verdicts_of(nothing) == []
-
-
-@pytest.mark.parametrize(
-    ("half", "digits"), [(0.216, 2), (2.9, 1), (29.0, 0), (0.00012, 5), (0.0, 3), (float("nan"), 3)]
-)
-def test_an_interval_has_two_digits_that_count(half: float, digits: int) -> None:
-    assert digits_for(half) == digits
-
-
-def test_numbers_have_a_real_minus_and_no_interval_of_one_value() -> None:
-    assert interval(Moments(1, -2.0, 4.0)) == "\u22122.000"
-    assert interval(Moments(4, 8.0, 17.0), "-") == "2.00 \u00b1 0.57"
