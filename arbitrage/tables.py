@@ -17,7 +17,7 @@ from arbitrage.stats import Moments
 from arbitrage.usage import total_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PLUS_MINUS = "\u00b1"
 SHOWN_REASONING = 300
+NAME_WIDTH = 24
 SPACES = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 JOINERS = "\u180e\u200c\u200d"
 SIGNS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
@@ -90,6 +91,16 @@ def _winners(summary: Summary) -> Table:
     if len(summary.languages) > 1:
         table.add_section()
         table.add_row(*_total_cells(summary), style="bold")
+    return table
+
+
+def plain_table(left: Sequence[str], right: Sequence[str], width: int = NAME_WIDTH) -> Table:
+    """A table without lines: names, cut to a width where they are longer, then numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in left:
+        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=width)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

@@ -12,10 +12,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from arbitrage.tables import harmless
+from arbitrage.tables import harmless, plain_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from rich.console import RenderableType
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 BELOW, DOUBTFUL = "<", "?"
 SHOWN_ERRORS = 5
-NAME_WIDTH = 24
 WIDTH = 80
 CODE_WIDTH = 6
 LEGEND = (
@@ -68,18 +67,9 @@ def _wrapped(text: str, style: str = "") -> Text:
     return harmless(textwrap.fill(text, WIDTH), style)
 
 
-def _table(left: Sequence[str], right: Sequence[str]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in left:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _languages(card: Card) -> Table:
     right = ["pairs", "accuracy", "ties", "margin", "with\nlength", "longest", "slope"]
-    table = _table(["lang"], right)
+    table = plain_table(["lang"], right)
     table.columns[0].min_width, table.collapse_padding = CODE_WIDTH, True
     below = card.languages_below(card.least)
     doubtful = card.languages_in_doubt(card.least)
@@ -153,7 +143,7 @@ def _unjudged(result: Result) -> list[Text]:
 
 
 def _attacks(attacks: Iterable[Attack]) -> Table:
-    table = _table(["attack", "at the"], ["pairs", "passes", "without", "score"])
+    table = plain_table(["attack", "at the"], ["pairs", "passes", "without", "score"])
     for one in attacks:
         without = _percent(one.without.value)
         cells = (f"{one.passes.total:,}", _interval(one.passes), without, _signed(one.moved, 2))
@@ -178,7 +168,7 @@ def of_comparison(found: Comparison) -> Group:
     a, b = found.first, found.second
     head = f"A: {a.name} ({a.fingerprint})   B: {b.name} ({b.fingerprint})"
     right = ["prompts", "differ", "ranked", "agree", "length A", "length B"]
-    table = _table(["lang"], right)
+    table = plain_table(["lang"], right)
     for code, row in found.languages.items():
         table.add_row(code, *_compared(row))
     table.add_section()
@@ -201,14 +191,14 @@ def _compared(row: Disagreement) -> list[str]:
 
 
 def _picks(row: Disagreement) -> Table:
-    table = _table(["picked from"], ["by A, %", "by B, %"])
+    table = plain_table(["picked from"], ["by A, %", "by B, %"])
     for name, shares in sorted(row.picks.items(), key=lambda item: (-sum(item[1]), item[0])):
         table.add_row(harmless(name), *(_percent(share) for share in shares))
     return table
 
 
 def _strongest(found: Comparison) -> Table:
-    table = _table(["strongest disagreement", "lang", "A picks", "B picks"], [])
+    table = plain_table(["strongest disagreement", "lang", "A picks", "B picks"], [])
     table.columns[0].max_width = 32
     for one in found.strongest:
         picks = (harmless(f"{name} #{sample}") for name, sample in (one.first, one.second))

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arbitrage.differences import Shared
-from arbitrage.tables import PLUS_MINUS, harmless
+from arbitrage.tables import NAME_WIDTH, PLUS_MINUS, harmless, plain_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 HALF = 38
-NAME_WIDTH, NARROW = 24, 12
+NARROW = 12
 VALUE_WIDTH = 60
 SHOWN_PROMPT = 300
 LEGEND = (
@@ -157,19 +157,10 @@ def _prompts_line(found: Differences) -> Text:
     return Text(told if both else f"{told}; there is nothing to compare")
 
 
-def _table(*left: str, right: Sequence[str]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in left:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _languages(found: Differences) -> Table:
     rewards = () if found.incomparable else ("A", "B", "B-A")
     counts = ("same", "reword", "other", "lost", "found")
-    table = _table("lang", right=("prompts", *rewards, *counts))
+    table = plain_table(("lang",), ("prompts", *rewards, *counts))
     for code, one in found.languages.items():
         table.add_row(code, *_language(one, compared=not found.incomparable))
     if len(found.languages) > 1:
@@ -207,7 +198,7 @@ def _lost(found: Differences) -> list[Text]:
 
 
 def _won(overall: Shared) -> Table:
-    table = _table("teacher", right=("won in A", "won in B", "B-A"))
+    table = plain_table(("teacher",), ("won in A", "won in B", "B-A"))
     shares = {name: overall.shares(name) for name in overall.won}
     for name, (first, second) in sorted(shares.items(), key=lambda item: (-item[1][1], item[0])):
         table.add_row(
@@ -217,7 +208,7 @@ def _won(overall: Shared) -> Table:
 
 
 def _gates(found: Differences) -> Table:
-    table = _table("candidates that fail", right=("A", "B"))
+    table = plain_table(("candidates that fail",), ("A", "B"))
     for name, shares in found.gates.items():
         table.add_row(name, *(f"{share:.2%}" for share in shares))
     table.add_section()
@@ -236,7 +227,7 @@ def _costs(costs: Mapping[tuple[str, str], tuple[Cost | None, Cost | None]]) -> 
         columns["money"] = lambda cost: f"{cost.money:,.2f}" if cost.money else ""
     elif any(cost.gpu_hours for cost in known):
         columns["GPU h"] = lambda cost: f"{cost.gpu_hours:,.1f}" if cost.gpu_hours else ""
-    table = _table("spent by", right=[f"{name} {side}" for name in columns for side in "AB"])
+    table = plain_table(("spent by",), [f"{name} {side}" for name in columns for side in "AB"])
     table.columns[0].max_width = NAME_WIDTH if len(columns) == 2 else NARROW
     for (name, _), pair in costs.items():
         cells = (tell(c) if c is not None else "" for tell in columns.values() for c in pair)

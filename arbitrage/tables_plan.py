@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arbitrage import amounts
-from arbitrage.tables import harmless, of_budget
+from arbitrage.tables import harmless, of_budget, plain_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from arbitrage.preview import Preview, RolePlan
 
 SHOWN_SOURCES = 5
-SHOWN_LANGUAGES = 12
 NAME_WIDTH = 16
+SHOWN_LANGUAGES = 12
 WIDTH = 80
 TIME = "time: that of all replicas' work together, without loading"
 SOURCES = {
@@ -54,18 +54,11 @@ def of_plan(found: Preview) -> Group:
     return Group(*parts, *_spent_of(found), *warnings, *refused)
 
 
-def _table(*left: str, right: tuple[str, ...]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in left:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _work(found: Preview) -> Table:
     """Units to make against units stored."""
-    table = _table("stage", "by", right=("shards", "prompts", "requests", "stored", "requests"))
+    table = plain_table(
+        ("stage", "by"), ("shards", "prompts", "requests", "stored", "requests"), NAME_WIDTH
+    )
     for role in found.roles:
         served = role.stage in ("generate", "score")
         counts = [f"{role.tasks:,}", f"{role.prompts:,}"]
@@ -89,7 +82,7 @@ def _costs(found: Preview) -> Table:
     priced = any(role.costs.money is not None for role in found.roles)
     money = ("money",) if priced else ()
     right = ("tokens in", "tokens out", *money, "time", "disk", "from")
-    table = _table("by", right=right)
+    table = plain_table(("by",), right, NAME_WIDTH)
     for role in found.roles:
         if role.tasks:
             table.add_row(harmless(role.name), *_cells(role, priced=priced))
@@ -142,7 +135,7 @@ def _places(found: Preview) -> list[RenderableType]:
         return [Text(told)]
     timed = found.forecast.time_s is not None
     right = ("turn", "replicas", *(("loading", "from", "to") if timed else ()))
-    table = _table("loaded", right=right)
+    table = plain_table(("loaded",), right, NAME_WIDTH)
     for part in found.forecast.parts:
         spans = (part.load_s, part.start_s, part.end_s) if timed else ()
         times = [amounts.span(seconds) for seconds in spans]

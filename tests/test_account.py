@@ -14,6 +14,7 @@ import pytest
 from arbitrage.account import Account, account
 from arbitrage.errors import UsageError
 from harness import Run, fake, make_config, numbered_prompts, run, write_prompts
+from plain_run import candidates_of, lost_of, product_of, stored_of
 
 if TYPE_CHECKING:
     from arbitrage.stats import Moments
@@ -45,27 +46,17 @@ def told(made: Run) -> Account:
 
 @pytest.fixture(scope="module")
 def product(made: Run) -> pd.DataFrame:
-    files = sorted(made.store.root.glob("selected/best-*/*.parquet"))
-    table = pd.concat(map(pd.read_parquet, files))
-    return table.assign(teacher=table["teacher"].str.removesuffix(".retry"))
+    return product_of(made)
 
 
 @pytest.fixture(scope="module")
 def lost(made: Run) -> pd.DataFrame:
-    return pd.concat(map(pd.read_parquet, sorted(made.store.root.glob("quarantine/select/*/*"))))
+    return lost_of(made)
 
 
 @pytest.fixture(scope="module")
 def candidates(product: pd.DataFrame) -> pd.DataFrame:
-    """One row per candidate of a selected prompt."""
-    rows = [
-        {"prompt_id": row.prompt_id, "language": row.language, "chosen": row.reward, **one}
-        for row in product.itertuples()
-        for one in row.candidates
-    ]
-    table = pd.DataFrame(rows)
-    usable = table["reward"].notna() & table["error"].isna() & (table["gates"].map(len) == 0)
-    return table.assign(usable=usable, teacher=table["teacher"].str.removesuffix(".retry"))
+    return candidates_of(product)
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +69,7 @@ def alone(candidates: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def stored(made: Run) -> pd.DataFrame:
-    """Every stored candidate with its teacher's name, those that were asked for again too."""
-    languages = made.frame("prompts").set_index("prompt_id")["language"]
-    parts = []
-    for path in sorted(made.store.root.glob("candidates/*/*.parquet")):
-        name = path.parent.name.rsplit("-", 1)[0].removesuffix(".retry")
-        parts.append(pd.read_parquet(path).assign(teacher=name))
-    table = pd.concat(parts)
-    return table.assign(language=table["prompt_id"].map(languages))
+    return stored_of(made)
 
 
 def is_of(moments: Moments, values: Any) -> None:

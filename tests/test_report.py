@@ -24,6 +24,7 @@ from arbitrage.variety import diversity_of_run
 from browser import browser  # noqa: F401 - a fixture
 from command_line import cli
 from harness import Run, fake, make_config, numbered_prompts, opened, run, write_prompts
+from plain_run import candidates_of, lost_of, product_of, stored_of
 from s3_server import address, s3_server
 
 if TYPE_CHECKING:
@@ -148,27 +149,19 @@ def page_of(written: report.Written) -> Reader:
 
 @pytest.fixture(scope="module")
 def product(made: Run) -> pd.DataFrame:
-    files = sorted(made.store.root.glob("selected/best-*/*.parquet"))
-    table = pd.concat(map(pd.read_parquet, files))
-    return table.assign(teacher=table["teacher"].str.removesuffix(".retry"))
+    return product_of(made)
 
 
 @pytest.fixture(scope="module")
 def lost(made: Run) -> pd.DataFrame:
-    return pd.concat(map(pd.read_parquet, sorted(made.store.root.glob("quarantine/select/*/*"))))
+    return lost_of(made)
 
 
 @pytest.fixture(scope="module")
 def usable(product: pd.DataFrame) -> pd.DataFrame:
     """One row per candidate that could have been chosen."""
-    rows = [
-        {"prompt_id": row.prompt_id, "language": row.language, "owner": row.teacher, **one}
-        for row in product.itertuples()
-        for one in row.candidates
-    ]
-    table = pd.DataFrame(rows)
-    kept = table["reward"].notna() & table["error"].isna() & (table["gates"].map(len) == 0)
-    return table[kept].assign(teacher=table["teacher"].str.removesuffix(".retry"))
+    table = candidates_of(product)
+    return table[table["usable"]]
 
 
 @pytest.fixture(scope="module")
@@ -180,14 +173,7 @@ def alone(usable: pd.DataFrame, product: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def stored(made: Run) -> pd.DataFrame:
-    """Every stored candidate with its teacher's name, those that were asked for again too."""
-    languages = made.frame("prompts").set_index("prompt_id")["language"]
-    parts = []
-    for path in sorted(made.store.root.glob("candidates/*/*.parquet")):
-        name = path.parent.name.rsplit("-", 1)[0].removesuffix(".retry")
-        parts.append(pd.read_parquet(path).assign(teacher=name))
-    table = pd.concat(parts)
-    return table.assign(language=table["prompt_id"].map(languages))
+    return stored_of(made)
 
 
 @pytest.fixture(scope="module")
