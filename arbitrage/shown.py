@@ -79,5 +79,5 @@ def interval(moments: Moments, digits: int | None = None, sign: str = "-") -> st
     """A mean and half of its 95 % interval, where there is one."""
     half = known(moments.half_width)
     digits = digits_for(half or 0.0) if digits is None else digits
-    beside = "" if half is None else f" {PLUS_MINUS}\u00a0{number(half, digits)}"
+    beside = "" if half is None else f"\u00a0{PLUS_MINUS}\u00a0{number(half, digits)}"
     return f"{number(moments.mean, digits, sign)}{beside}"

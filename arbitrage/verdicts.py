@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNITS = {
     "money": "the money",
     "gpu_hours": "the GPU hours",
-    "completion_tokens": "the completion tokens",
+    "completion_tokens": "the tokens",
     "requests": "the completions",
 }
 """What costs are compared by, in words; see `costs.unit_of`."""
@@ -63,17 +63,18 @@ def _worth(account: Account) -> Verdict:
     if not ways["longest answer"].is_beaten and ways["longest answer"].gain.count > 1:
         told.append("Taking the longest answer is not shown to be worse.")
     times = account.single.times if account.single else None
-    price = f" for {times:.1f} times {UNITS[account.unit]}" if times is not None else ""
+    price = f" for {times:.1f}\u00d7 {UNITS[account.unit]}" if times is not None else ""
+    answer = f"{interval(gain, sign='+')} reward{price}"
     if _is_positive(gain):
-        return Verdict(
-            question, f"By the Arbiter: {interval(gain, sign='+')}{price}", " ".join(told), "good"
-        )
-    return Verdict(question, f"Not shown: {interval(gain, sign='+')}{price}", " ".join(told), "bad")
+        return Verdict(question, answer, " ".join(told), "good")
+    return Verdict(question, f"Not shown: {answer}", " ".join(told), "bad")
 
 
 def _against(single: Single) -> str:
     """What choosing is against the best single teacher."""
-    size = [f"{100 * single.relative:.1f} % of its size"] if single.relative is not None else []
+    size = (
+        [f"{100 * single.relative:.1f}\u00a0% of its size"] if single.relative is not None else []
+    )
     if single.in_deviations is not None:
         size.append(f"{single.in_deviations:.2f} standard deviations")
     told = f"Mean reward of the chosen answers above {single.name} alone" + (
@@ -103,7 +104,7 @@ def _droppable(account: Account) -> Verdict:
     told = f"Least is lost for what it costs: {_lost(account, name)}."
     if least != name:
         told += f" Least of all is lost without {least}: {_lost(account, least)}."
-    return Verdict(question, f"None at no loss; at most {name}", told, "good")
+    return Verdict(question, f"{name}, at a loss", told, "plain")
 
 
 def _price_of(account: Account, parts: dict[str, float], name: str) -> float:
@@ -124,7 +125,7 @@ def _lost(account: Account, name: str) -> str:
     if loss.alone:
         told += f", {_prompts(loss.alone)} without any answer"
     part = cost_parts(account).get(name)
-    saved = "" if part is None else f", for {100 * part:.0f} % of {UNITS[account.unit]}"
+    saved = "" if part is None else f", for {100 * part:.0f}\u00a0% of {UNITS[account.unit]}"
     return f"{told}{saved}"
 
 
@@ -165,9 +166,8 @@ def _also(account: Account) -> str:
     parts = {code: count / (count + sizes.get(code, 0)) for code, count in lost.items() if count}
     if parts:
         code = max(parts, key=lambda code: (parts[code], code))
-        told += (
-            f" Most is lost in {named(code)}: {_prompts(lost[code])}, {100 * parts[code]:.1f} %."
-        )
+        part = f"{100 * parts[code]:.1f}\u00a0%"
+        told += f" Most is lost in {named(code)}: {_prompts(lost[code])}, {part}."
     strays = {
         code: cell.rates.failed["language"] / cell.rates.candidates
         for code in sizes
@@ -175,5 +175,7 @@ def _also(account: Account) -> str:
     }
     if strays:
         code = max(strays, key=lambda code: (strays[code], code))
-        told += f" Most answers in another language: {named(code)}, {100 * strays[code]:.1f} %."
+        told += (
+            f" Most answers in another language: {named(code)}, {100 * strays[code]:.1f}\u00a0%."
+        )
     return told

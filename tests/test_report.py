@@ -588,7 +588,7 @@ def test_numbers_in_words() -> None:
     assert shown.percent(-0.5, 0) == "\u221250%"
     assert shown.significant(0.00012345) == "0.000123"
     assert shown.significant(None) == shown.MISSING
-    assert shown.interval(Moments(2, 2.0, 4.0)) == "1.0 \u00b1\u00a02.0"
+    assert shown.interval(Moments(2, 2.0, 4.0)) == "1.0\u00a0\u00b1\u00a02.0"
     assert shown.interval(Moments()) == shown.MISSING
     assert shown.interval(Moments(1, 2.0, 4.0)) == "2.000"
 

@@ -28,8 +28,8 @@ def test_a_gain_that_was_worth_it_is_told_with_its_price(tmp_path: Path) -> None
     assert worth.tone == "good"
     assert interval(found.single.gain, sign="+") in worth.answer
     assert f"{found.single.better} of 60 prompts got a better answer" in worth.detail
-    assert worth.answer.endswith("for 2.0 times the completion tokens")
-    assert told(found)["Which teacher could go?"].answer.startswith("None at no loss")
+    assert worth.answer.endswith("reward for 2.0\u00d7 the tokens")
+    assert told(found)["Which teacher could go?"].answer.endswith(", at a loss")
 
 
 def test_a_teacher_that_never_wins_could_go_for_nothing(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_teacher_that_never_wins_could_go_for_nothing(tmp_path: Path) -> None:
     verdict = told(found)["Which teacher could go?"]
     assert found.losses["idle"].reward.total == 0
     assert verdict.answer == "idle, at no loss"
-    assert "for 75 % of the completion tokens" in verdict.detail
+    assert "for 75\u00a0% of the tokens" in verdict.detail
     assert told(found)["Was it worth it?"].tone == "bad"
     assert "Not shown" in told(found)["Was it worth it?"].answer
 
