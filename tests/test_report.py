@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from arbitrage.variety import diversity_of_run
 from browser import browser  # noqa: F401 - a fixture
 from command_line import cli
 from harness import Run, fake, make_config, numbered_prompts, opened, run, write_prompts
+from page_reader import Reader
 from plain_run import candidates_of, lost_of, product_of, stored_of
 from s3_server import address, s3_server
 
@@ -57,75 +57,6 @@ HOSTILE = [
     "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u2028 \u2029 lines",
     "bell \u0007 escape \u001b[31m null \u0000 end",
 ]
-
-
-class Reader(HTMLParser):
-    """What a page holds: figures by name, the rows of its tables, its scripts and attributes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.figures: dict[str, dict[str, Any]] = {}
-        self.tables: dict[str, list[list[dict[str, Any]]]] = {}
-        self.attributes: list[tuple[str, str, str]] = []
-        self.scripts: list[tuple[dict[str, str], str]] = []
-        self.seen: list[str] = []
-        self._open: list[dict[str, Any]] = []
-        self._table: str | None = None
-        self._script: dict[str, str] | None = None
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = {name: value or "" for name, value in attrs}
-        self.attributes += [(tag, name, value) for name, value in told.items()]
-        if tag == "script":
-            self._script = told
-        elif tag == "table":
-            self._table = told["id"]
-            self.tables[self._table] = []
-        elif tag == "tr" and self._table:
-            self.tables[self._table].append([])
-        if tag in ("td", "th", "span"):
-            self._open.append({"tag": tag, "text": "", **told})
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script":
-            self._script = None
-        elif tag == "table":
-            self._table = None
-        if tag not in ("td", "th", "span"):
-            return
-        one = self._open.pop()
-        if "data-figure" in one:
-            assert one["data-figure"] not in self.figures, f"{one['data-figure']} is there twice"
-            self.figures[one["data-figure"]] = one
-        if tag != "span" and self._table:
-            self.tables[self._table][-1].append(one)
-
-    def handle_data(self, data: str) -> None:
-        if self._script is not None:
-            self.scripts.append((self._script, data))
-            return
-        self.seen.append(data)
-        for one in self._open:
-            one["text"] += data
-
-    @property
-    def data(self) -> Any:
-        return next(json.loads(text) for told, text in self.scripts if told.get("id") == "data")
-
-    def value(self, name: str) -> float:
-        """A figure in full; nan where the page says that it is not known."""
-        return float(self.figures[name].get("data-value") or math.nan)
-
-    def interval(self, name: str) -> float:
-        return float(self.figures[name].get("data-interval") or math.nan)
-
-    def column(self, table: str, label: str) -> dict[str, dict[str, Any]]:
-        """The cells of a column, by the text of their row's header."""
-        head, *rows = self.tables[table]
-        place = [one["text"] for one in head].index(label)
-        return {row[0]["text"].split()[0]: row[place] for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -250,16 +181,6 @@ def test_the_tiles_of_the_cost(page_of: Reader, stored: pd.DataFrame) -> None:
     assert math.isnan(page_of.value("money"))
 
 
-def cells(page_of: Reader, key: str) -> Iterator[tuple[str | None, str | None, Any]]:
-    """(teacher, language, cell) of a mode as scripts show it; none is what is over all of them."""
-    mode = page_of.data["matrix"][key]
-    names = [*page_of.data["teachers"], None]
-    codes = [*(code for code, _, _ in page_of.data["codes"]), None]
-    for name, row in zip(names, mode["cells"], strict=True):
-        for code, cell in zip(codes, row, strict=True):
-            yield name, code, cell
-
-
 def test_the_matrix_that_is_shown_first_is_its_first_mode(page_of: Reader) -> None:
     rows = page_of.tables["matrix"][2:]
     told = page_of.data["matrix"]["share"]["cells"]
@@ -320,7 +241,7 @@ def test_every_cell_of_the_matrix(
     tables = {"product": product, "wins": wins, "alone": alone}
     covers = {"african": ["sw"], "asian": ["ja"], "echo": ["de"]}
     seen = 0
-    for name, code, (text, value, _) in cells(page_of, key):
+    for name, code, (text, value, _) in page_of.cells(key):
         if name in covers and code not in (None, *covers[name]):
             assert (text, value) == (report_matrix.UNASKED, None)
             continue
