@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -40,6 +41,8 @@ def s3_server() -> Iterator[int]:
             )
             client.create_bucket(Bucket=BUCKET)
             yield port
+            # What is stored belongs to the process, so the next server would have it too.
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/reset", b"").close()
     finally:
         server.stop()
 
