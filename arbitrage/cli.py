@@ -10,7 +10,6 @@ import json
 import signal
 import sys
 import threading
-from dataclasses import asdict
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -35,7 +34,17 @@ from arbitrage.configfile import load
 from arbitrage.deadline import seconds_until
 from arbitrage.errors import ArbitrageError, Stopped, UsageError
 from arbitrage.files import has_scheme
-from arbitrage.terminal import AsJson, ConfigPath, Overrides, RunPath, err, out, run_of
+from arbitrage.terminal import (
+    KEEP,
+    MAKE,
+    AsJson,
+    ConfigPath,
+    Overrides,
+    RunPath,
+    err,
+    out,
+    run_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,7 +64,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(cli_route.app, name="route")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 END_S = 10.0
 """What the end of a run takes besides the answers in flight."""
@@ -88,7 +96,7 @@ def _options(
     """Options before a command."""
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write the config.")] = Path(
         "arbitrage.yaml"
@@ -109,7 +117,7 @@ def init(
     out.print(Text(f"next: arbitrage run {path}"))
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def run(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -223,7 +231,7 @@ def _exit_for(summary: Summary, *, strict_ledger: bool) -> None:
         raise typer.Exit(3)
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -262,37 +270,7 @@ def _probed(loaded: Loaded, count: int) -> dict[str, Figures]:
         return probe(loaded, count, progress, stop)
 
 
-@app.command()
-def show(
-    place: RunPath,
-    prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT_ID", help="A prompt id, its start, or your own id.")
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Show a prompt with every candidate, its score and gates, best first."""
-    from arbitrage import views
-
-    found = views.show(run_of(place), prompt)
-    if as_json:
-        print(json.dumps(asdict(found), indent=1, default=str))
-    else:
-        out.print(tables.of_prompt(found), soft_wrap=True)
-
-
-@app.command()
-def gates(place: RunPath, as_json: AsJson = False) -> None:
-    """Say what the gates found, by teacher and language; of stored files alone."""
-    from arbitrage import failures, tables_gates
-
-    found = failures.failures(run_of(place))
-    if as_json:
-        print(json.dumps(found.as_dict(), indent=1))
-    else:
-        out.print(tables_gates.of_failures(found), soft_wrap=True)
-
-
-@app.command()
+@app.command(rich_help_panel=KEEP)
 def verify(
     place: RunPath,
     mend: Annotated[
@@ -315,7 +293,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=KEEP)
 def gc(
     place: RunPath,
     keep: Annotated[
@@ -340,7 +318,15 @@ def gc(
         out.print(tables.of_garbage(found), soft_wrap=True)
 
 
-for commands in (cli_look, cli_report, cli_leaderboard, cli_diff, cli_export, cli_arbiter):
+for commands in (
+    cli_look,
+    cli_report,
+    cli_leaderboard,
+    cli_diff,
+    cli_export,
+    cli_arbiter,
+    cli_route,
+):
     commands.add_to(app)
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from arbitrage import tables_arbiter
 from arbitrage.card import LEAST
 from arbitrage.configfile import load
 from arbitrage.errors import UsageError
-from arbitrage.terminal import AsJson, ConfigPath, Overrides, RunPath, out, run_of
+from arbitrage.terminal import JUDGE, AsJson, ConfigPath, Overrides, RunPath, out, run_of
 
 if TYPE_CHECKING:
     from arbitrage.assay import Assayed
@@ -34,8 +34,8 @@ app = typer.Typer(
 
 def add_to(main: typer.Typer) -> None:
     """Makes these commands part of the command line."""
-    main.add_typer(app)
-    main.command()(compare)
+    main.add_typer(app, rich_help_panel=JUDGE)
+    main.command(rich_help_panel=JUDGE)(compare)
 
 
 @app.callback()

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from arbitrage import tables_diff
-from arbitrage.terminal import AsJson, out, run_of
+from arbitrage.terminal import SEE, AsJson, out, run_of
 
 
 def add_to(main: typer.Typer) -> None:
     """Makes the command part of the command line."""
-    main.command()(diff)
+    main.command(rich_help_panel=SEE)(diff)
 
 
 def diff(

@@ -16,7 +16,7 @@ from arbitrage.exporting import export as make
 from arbitrage.files import has_scheme
 from arbitrage.progress import counted
 from arbitrage.sieve import Wanted
-from arbitrage.terminal import AsJson, RunPath, out, run_of
+from arbitrage.terminal import MAKE, AsJson, RunPath, out, run_of
 
 Form = Annotated[
     Literal["sft", "dpo", "openai", "sharegpt"],
@@ -70,7 +70,7 @@ Overwrite = Annotated[
 
 def add_to(main: typer.Typer) -> None:
     """Makes this command part of the command line."""
-    main.command()(export)
+    main.command(rich_help_panel=MAKE)(export)
 
 
 def export(

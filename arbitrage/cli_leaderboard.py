@@ -12,7 +12,7 @@ from arbitrage.files import has_scheme
 from arbitrage.languages import parse_tag
 from arbitrage.store import Store
 from arbitrage.tables import harmless
-from arbitrage.terminal import err, run_of
+from arbitrage.terminal import SEE, err, run_of
 
 if TYPE_CHECKING:
     from arbitrage.standings import Leaderboard
@@ -22,7 +22,7 @@ PAGE = "leaderboard.html"
 
 def add_to(main: typer.Typer) -> None:
     """Makes the command part of the command line."""
-    main.command()(leaderboard)
+    main.command(rich_help_panel=SEE)(leaderboard)
 
 
 def leaderboard(

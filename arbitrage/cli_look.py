@@ -1,17 +1,19 @@
-"""Commands that look at a run while it goes or later: how far it is, and what its files hold."""
+"""Commands that look at a run while it goes or later: how far it is, what its files hold, what one
+prompt's candidates are, what the gates found.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from arbitrage import tables_inspect, tables_state
+from arbitrage import tables, tables_inspect, tables_state
 from arbitrage.errors import StoreError
-from arbitrage.tables import harmless
-from arbitrage.terminal import AsJson, RunPath, out, run_of
+from arbitrage.terminal import SEE, AsJson, RunPath, out, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +27,9 @@ FAILURES = 5
 
 def add_to(main: typer.Typer) -> None:
     """Makes these commands part of the command line."""
-    main.command()(status)
-    main.command("inspect")(inspection)
+    for command in (status, inspection, show, gates):
+        name = "inspect" if command is inspection else None
+        main.command(name, rich_help_panel=SEE)(command)
 
 
 def status(
@@ -107,7 +110,7 @@ def _tell_changes(run: str, every: float, *, as_json: bool) -> None:
         if as_json:
             print(json.dumps(found.as_dict()), flush=True)
         else:
-            print(f"{time.strftime('%H:%M:%S')}  {harmless(line).plain}", flush=True)
+            print(f"{time.strftime('%H:%M:%S')}  {tables.harmless(line).plain}", flush=True)
 
 
 def inspection(
@@ -133,3 +136,31 @@ def inspection(
         print(json.dumps(found.as_dict(), indent=1, default=str))
     else:
         out.print(tables_inspect.of_inspection(found), soft_wrap=True)
+
+
+def show(
+    place: RunPath,
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT_ID", help="A prompt id, its start, or your own id.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show a prompt with every candidate, its score and gates, best first."""
+    from arbitrage import views
+
+    found = views.show(run_of(place), prompt)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1, default=str))
+    else:
+        out.print(tables.of_prompt(found), soft_wrap=True)
+
+
+def gates(place: RunPath, as_json: AsJson = False) -> None:
+    """Say what the gates found, by teacher and language; of stored files alone."""
+    from arbitrage import failures, tables_gates
+
+    found = failures.failures(run_of(place))
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        out.print(tables_gates.of_failures(found), soft_wrap=True)

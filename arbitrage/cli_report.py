@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from arbitrage import tables
-from arbitrage.terminal import RunPath, out, run_of
+from arbitrage.terminal import SEE, RunPath, out, run_of
 
 
 def add_to(main: typer.Typer) -> None:
     """Makes this command part of the command line."""
-    main.command()(report)
+    main.command(rich_help_panel=SEE)(report)
 
 
 def report(

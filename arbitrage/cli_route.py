@@ -10,12 +10,17 @@ import typer
 
 from arbitrage import tables_route
 from arbitrage.errors import UsageError
-from arbitrage.terminal import AsJson, RunPath, out, run_of
+from arbitrage.terminal import JUDGE, AsJson, RunPath, out, run_of
 
 app = typer.Typer(
     help="Fit a router to a stored run, and say what routing saves and loses.",
     no_args_is_help=True,
 )
+
+
+def add_to(main: typer.Typer) -> None:
+    """Makes these commands part of the command line."""
+    main.add_typer(app, name="route", rich_help_panel=JUDGE)
 
 
 @app.command()

@@ -78,6 +78,7 @@ def of_summary(summary: Summary) -> Group:
     if summary.ledger.selected:
         code = f"  import pandas as pd\n  rows = pd.read_parquet({summary.product!r})"
         parts += [Text(f"\nproduct: {summary.product}", style="bold"), Text(code)]
+        parts.append(Text(f"next: arbitrage report {summary.run}"))
     return Group(*parts)
 
 
