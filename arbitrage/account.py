@@ -302,7 +302,7 @@ def _single_of(
     names: Sequence[str], results: Results, rows: Rows, costs: Sequence[Cost]
 ) -> Single | None:
     """None where no teacher has answers in every language."""
-    able = [name for name in names if all(name in r.teachers for r in results.languages.values())]
+    able = [name for name in names if all(name in r.singles for r in results.languages.values())]
     if not able or not len(rows.reward):
         return None
     means = {name: moments_of(rows.alone[names.index(name)]).mean for name in able}

@@ -41,7 +41,8 @@ class LanguageResult:
     """One language of the product, by teacher name.
 
     `fixed` is the teacher that is best by itself over all of its family. `random` and `longest` are
-    a teacher at random and the longest answer.
+    a teacher at random and the longest answer. `fuser`, which answers from the answers of others,
+    is none that there could be by itself.
     """
 
     language: str
@@ -53,12 +54,18 @@ class LanguageResult:
     random: Baseline = field(default_factory=Baseline)
     longest: Baseline = field(default_factory=Baseline)
     lengths: Lengths = field(default_factory=Lengths)
+    fuser: str | None = None
 
     @property
     def best_alone(self) -> str | None:
         """The teacher with the highest mean reward by itself."""
-        answered = [name for name, result in self.teachers.items() if result.alone.count]
+        answered = [name for name in self.singles if self.teachers[name].alone.count]
         return max(answered, key=lambda name: (self.teachers[name].alone.mean, name), default=None)
+
+    @property
+    def singles(self) -> list[str]:
+        """All that have answers here, but for the fuser."""
+        return [name for name in self.teachers if name != self.fuser]
 
     def of_teacher(self, name: str | None) -> Baseline:
         """One teacher alone, over the prompts that it has a usable answer to."""
@@ -110,6 +117,8 @@ class Results:
         self._prints = list(places)
         self._places = np.array([*places.values(), -1], np.int64)
         self._families = components.families
+        self._fuser = components.fuser.name if components.fuser else None
+        self._singles = [place for place, name in enumerate(self.names) if name != self._fuser]
         self._enforced = enforced
         self.languages: dict[str, LanguageResult] = {}
         self.gates: dict[str, Counter[str]] = defaultdict(Counter)
@@ -169,10 +178,12 @@ class Results:
                 self.errors[self.names[self._places[owner[index]]]] += 1
 
     def _add_language(self, code: str, made: Shard) -> None:
-        row = self.languages.setdefault(code, LanguageResult(code, self._families[code]))
+        new = LanguageResult(code, self._families[code], fuser=self._fuser)
+        row = self.languages.setdefault(code, new)
         row.prompts += len(made.reward)
         _add(row.reward, made.reward)
-        row.random.add(baselines.baseline(baselines.random_teacher(made.alone), made.reward))
+        by_lot = baselines.random_teacher(made.alone[self._singles])
+        row.random.add(baselines.baseline(by_lot, made.reward))
         row.longest.add(baselines.baseline(made.longest, made.reward))
         differ, taken, chance = made.lengths
         long = int((differ * taken).sum())
@@ -220,11 +231,11 @@ class Shard(NamedTuple):
 def _best_of(rows: Sequence[LanguageResult]) -> str | None:
     """The teacher with the highest mean reward by itself over some languages; if any has answers in
     all of them, one of those."""
-    able = [set(row.teachers) for row in rows]
+    able = [set(row.singles) for row in rows]
     pool = set.intersection(*able) or set.union(*able)
     alone: dict[str, Moments] = {}
     for row in rows:
-        for name in pool & set(row.teachers):
+        for name in pool & set(row.singles):
             part = row.teachers[name].alone
             alone.setdefault(name, Moments()).add(part.count, part.total, part.squares)
     return max(alone, key=lambda name: (alone[name].mean, name), default=None)

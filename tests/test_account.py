@@ -224,6 +224,21 @@ def test_a_run_without_a_product_has_an_account_too(tmp_path: Path) -> None:
     assert json.loads(json.dumps(empty.as_dict()))["ledger"]["selected"] == 0
 
 
+def test_a_fuser_is_no_single_teacher(tmp_path: Path) -> None:
+    """It is there only where others answer, whatever its rewards."""
+    write_prompts(tmp_path / "prompts.jsonl", numbered_prompts(30))
+    pool = {"a": fake(0.4, options={"voice": "a"}), "b": fake(0.5, options={"voice": "b"})}
+    fuser = {"engine": "fake", "options": {"skill": 0.95, "voice": "f"}}
+    found = account(run(make_config(tmp_path, pool, fuser=fuser)).store.root)
+    assert found.teachers == ["a", "b", "fuser"]
+    assert found.losses["fuser"].reward.mean > 0
+    assert found.single is not None
+    assert found.single.name == "b"
+    for row in found.languages:
+        assert row.teachers["fuser"].wins > 0
+        assert {row.best_alone, row.fixed} <= {"a", "b"}
+
+
 def test_where_there_is_no_run_a_sentence_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no run directory"):
         account(tmp_path / "nothing")

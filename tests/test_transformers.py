@@ -24,6 +24,7 @@ from arbitrage.engines import transformers as engine_module
 from arbitrage.errors import EngineError, ItemError
 from arbitrage.records import Completion, Prompt
 from arbitrage.resolve import resolve
+from arbitrage.weights import parameters
 from micro_models import WINDOW, make_arbiter, make_teacher
 
 if TYPE_CHECKING:
@@ -700,6 +701,7 @@ def test_logits_that_are_no_numbers_lose_their_row_alone(teacher_folder: Path) -
 
 def test_batch_size_is_rounded_up_and_told(teacher_folder: Path) -> None:
     with teacher_of(teacher_folder, resources={"batch_size": 9}) as engine:
+        assert int(engine.provenance()["parameters"]) == parameters(teacher_folder)
         assert engine.provenance()["batch_size"] == "16"
         assert engine.provenance()["dtype"] == "float32"
         assert engine.max_in_flight >= 64

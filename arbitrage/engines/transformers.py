@@ -85,6 +85,7 @@ class _Engine:
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "batch_size": str(self._rows),
             "threads": str(torch.get_num_threads()),
+            "parameters": str(self._model.num_parameters()),
         }
 
     def _tensors(
