@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from arbitrage import tables_diff
 from arbitrage.terminal import SEE, AsJson, out, run_of
 
 
@@ -28,7 +27,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Say what differs between two runs: config, answers, rewards, gates and costs."""
-    from arbitrage import differences
+    from arbitrage import differences, tables_diff
     from arbitrage.progress import counted
 
     with counted("shards read") as tell:

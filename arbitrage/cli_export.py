@@ -8,14 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from arbitrage import tables_export
 from arbitrage.configfile import load
+from arbitrage.datafolder import FILE_ROWS
 from arbitrage.errors import UsageError
-from arbitrage.exporting import FILE_ROWS, Layout
-from arbitrage.exporting import export as make
 from arbitrage.files import has_scheme
 from arbitrage.progress import counted
-from arbitrage.sieve import Wanted
 from arbitrage.terminal import MAKE, AsJson, RunPath, out, run_of
 
 Form = Annotated[
@@ -96,6 +93,11 @@ def export(
     An earlier export is replaced, any other folder is left alone. Give the config in the place of
     RUN where `license:` or `for_training:` were written into it after the run.
     """
+    from arbitrage import tables_export
+    from arbitrage.exporting import Layout
+    from arbitrage.exporting import export as make
+    from arbitrage.sieve import Wanted
+
     wanted = Wanted(
         form,
         None if columns is None else _names(columns),

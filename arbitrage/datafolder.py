@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CARD, PAPER, DATA = "README.md", "export.json", "data"
 KIND = "arbitrage export"
+FILE_ROWS = 250_000
+"""Rows of a file, where nothing else is said."""
 FILE_CHARACTERS = 200_000_000
 """A file that holds more text is ended; about so many bytes of JSON."""
 GROUP_CHARACTERS, GROUP_ROWS = 2_000_000, 2_000

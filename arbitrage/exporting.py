@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from arbitrage import datacard, summary
 from arbitrage.config import RunConfig
-from arbitrage.datafolder import DataFolder, replacing
+from arbitrage.datafolder import FILE_ROWS, DataFolder, replacing
 from arbitrage.errors import InputError, UsageError
 from arbitrage.exports import EXTRA, FORMATS
 from arbitrage.files import has_scheme
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
     Tell = Callable[[int, int], None]
 
-FILE_ROWS = 250_000
-"""Rows of a file, where nothing else is said."""
 CANDIDATE_COLUMNS = ["prompt_id", "sample", "completion", "reasoning"]
 
 
