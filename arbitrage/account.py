@@ -18,8 +18,9 @@ import numpy as np
 from arbitrage import baselines, worth
 from arbitrage.baselines import moments_of
 from arbitrage.cells import Cell, Cells, cells_of
-from arbitrage.costs import Cost, amount_of, costs_of, unit_of
+from arbitrage.costs import Cost, costs_of, unit_of
 from arbitrage.distributions import LengthEffect, counted, edges_of
+from arbitrage.factors import against_each, against_single, part_of
 from arbitrage.plan import paid
 from arbitrage.results import LanguageResult, Results, told_beside
 from arbitrage.stats import Moments
@@ -60,20 +61,19 @@ class Rows(NamedTuple):
 class Single:
     """The one teacher that is best by itself in all languages, against choosing: `gain` is paired
     over the prompts that it can answer, of which choosing was `better` in so many; `unanswered` are
-    the others. `times` is what all of the run cost per prompt in its cost, `None` if not known."""
+    the others. `times` is by unit what the run cost in what it alone would have, see `factors`."""
 
     name: str
     reward: Moments
     gain: Moments
     better: int
     unanswered: int
-    times: float | None
+    times: dict[str, float]
 
     @property
     def relative(self) -> float | None:
-        """The gain as a part of the size of the teacher's own mean reward."""
-        size = abs(self.reward.mean)
-        return self.gain.mean / size if size else None
+        """The gain as a part of the teacher's own mean reward; none where that is not positive."""
+        return self.gain.mean / self.reward.mean if self.reward.mean > 0 else None
 
     @property
     def in_deviations(self) -> float | None:
@@ -125,6 +125,7 @@ class Account:
             "all": told_beside(self.languages),
             "reward": _moments(self.reward),
             "single": None if self.single is None else _single(self.single),
+            "times_each": self.times_each,
             "value": {name: loss.as_dict() for name, loss in self.losses.items()},
             "costs": [cost.as_dict() for cost in self.costs],
             "rates": {name: _cell(self.cells.of(teacher=name)) for name in self.teachers},
@@ -175,20 +176,19 @@ class Account:
         }
 
     def _cost_in(self, key: tuple[str, str]) -> dict[str, Any]:
-        """A teacher's hours and money in one language: by its part of the completion tokens, or of
-        the completions where none are told."""
+        """A teacher's hours and money in one language."""
         cost = next((cost for cost in self.costs if cost.name == key[0]), None)
-        mine, whole = self.cells.found.get(key, Cell()), self.cells.of(teacher=key[0])
-        part = _part(mine.completion_tokens, whole.completion_tokens)
-        part = _part(mine.completions, whole.completions) if part is None else part
+        part = part_of(self.cells, *key)
         if cost is None or part is None:
             return {"gpu_hours": None, "cpu_hours": None, "money": None}
         hours = {"gpu_hours": cost.gpu_hours * part, "cpu_hours": cost.cpu_hours * part}
         return {**hours, "money": cost.money * part}
 
-
-def _part(some: int, whole: int) -> float | None:
-    return some / whole if whole else None
+    @property
+    def times_each(self) -> dict[str, float]:
+        """By unit what the run cost in what the best teacher of each language would have alone."""
+        best = {row.language: row.best_alone for row in self.languages}
+        return against_each(self.costs, self.cells, best)
 
 
 def _moments(moments: Moments) -> dict[str, Any]:
@@ -316,18 +316,8 @@ def _single_of(
         moments_of(gain),
         int((gain > 0).sum()),
         int(np.isnan(mine).sum()),
-        _times(name, costs, asked, len(mine)),
+        against_single(costs, name, asked / len(mine)),
     )
-
-
-def _times(name: str, costs: Sequence[Cost], asked: int, prompts: int) -> float | None:
-    """What a prompt cost in all, in what it costs with one teacher alone. Arbiters count where
-    they are paid for in the same unit; without choosing there would be none."""
-    unit = unit_of(cost for cost in costs if cost.stage == "generate")
-    own = next(amount_of(cost, unit) for cost in costs if cost.name == name)
-    counts = [cost for cost in costs if cost.stage == "generate" or unit in ("money", "gpu_hours")]
-    total = sum(amount_of(cost, unit) for cost in counts if cost.stage)
-    return total / prompts / (own / asked) if own and asked and prompts else None
 
 
 def _spread(names: Sequence[str], codes: Sequence[str], rows: Rows) -> dict[str, Any]:

@@ -122,13 +122,14 @@ def _measures(digits: int) -> list[_Measure]:
     return [
         _Measure(
             "share", "share won",
-            "Share of the language's selected prompts whose answer is this teacher's.",
+            "Share of the language's selected prompts whose answer is this teacher's; of the very "
+            "same answer each teacher has its part.",
             "prompts selected", _share, shown.percent, "part",
         ),
         _Measure(
             "alone", "mean reward alone",
             "Mean of the teacher's own best rewards. Color compares teachers within a language.",
-            "mean reward chosen", _alone, reward, "column",
+            "chosen", _alone, reward, "column",
         ),
         _Measure(
             "margin", "margin",
@@ -138,7 +139,7 @@ def _measures(digits: int) -> list[_Measure]:
         _Measure(
             "value", "value",
             "Reward that would be lost per prompt of the language without this teacher.",
-            "gain over best teacher", _value, reward, "most",
+            "gain", _value, reward, "most",
         ),
         _Measure(
             "truncated", "truncated %",

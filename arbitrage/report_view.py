@@ -16,7 +16,7 @@ from arbitrage.stats import Moments
 from arbitrage.verdicts import UNITS
 
 if TYPE_CHECKING:
-    from arbitrage.account import Account
+    from arbitrage.account import Account, Single
     from arbitrage.costs import Cost
 
 
@@ -176,10 +176,7 @@ def _gains(account: Account) -> list[Tile]:
     notes = [said("no teacher has answers in every language")]
     better: list[Figure] = []
     if single is not None:
-        relative = Figure(
-            shown.percent(single.relative, 1, "+"), shown.known(single.relative), "gain_relative"
-        )
-        notes = [relative, said("of its size, over"), Figure(single.name, name="single")]
+        notes = [_relative(single), Figure(single.name, name="single")]
         better = [whole(single.better, "better", "{}"), whole(gain.count, "compared", "of {}")]
     share = single.better / gain.count if single is not None and gain.count else None
     return [
@@ -241,14 +238,33 @@ def _money(costs: list[Cost]) -> Tile:
 
 
 def _factor(account: Account) -> Tile:
-    times = None if account.single is None else shown.known(account.single.times)
-    figure = Figure(
-        shown.MISSING if times is None else f"{shown.number(times, 1)}\u00d7", times, "times"
-    )
-    notes = [said(f"{UNITS[account.unit]} of one teacher")] if times is not None else []
+    times = {} if account.single is None else account.single.times
+    notes = [
+        _times(times[unit], name, f"{{}} {told}")
+        for unit, name, told in (
+            ("gpu_hours", "times_gpu_hours", "the GPU hours, Arbiter included"),
+            ("cpu_hours", "times_cpu_hours", "the CPU hours, Arbiter included"),
+        )
+        if unit in times and unit != account.unit
+    ]
     return Tile(
         "Cost factor",
-        figure,
-        notes,
-        "What a prompt cost in all, in what it costs with the best single teacher alone",
+        _times(times.get(account.unit), "times"),
+        [said(f"{UNITS[account.unit]} of one teacher")][: len(times)] + notes[:1],
+        "What the run cost, in what it costs with the best single teacher alone",
     )
+
+
+def _times(value: float | None, name: str, text: str = "{}") -> Figure:
+    value = shown.known(value)
+    told = shown.MISSING if value is None else f"{shown.number(value, 1)}\u00d7"
+    return Figure(text.format(told), value, name)
+
+
+def _relative(single: Single) -> Figure:
+    """A gain in a measure that another Arbiter's would share, as far as there is one."""
+    if single.relative is not None:
+        told = f"{shown.percent(single.relative, 1, '+')} over"
+        return Figure(told, single.relative, "gain_relative")
+    told = f"{shown.number(single.in_deviations, 2)} standard deviations of its rewards, over"
+    return Figure(told, shown.known(single.in_deviations), "gain_deviations")

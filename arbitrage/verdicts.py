@@ -6,15 +6,21 @@ words out. A gain whose 95 % interval holds 0 is never called one.
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from arbitrage.costs import amount_of
 from arbitrage.languages import table
 from arbitrage.results import beside
 from arbitrage.shown import interval
+from arbitrage.stats import Z95
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from arbitrage.account import Account, Single
+    from arbitrage.results import LanguageResult
     from arbitrage.stats import Moments
 
 UNITS = {
@@ -24,6 +30,10 @@ UNITS = {
     "requests": "the completions",
 }
 """What costs are compared by, in words; see `costs.unit_of`."""
+
+
+ALIKE, FEW = 4, 3
+"""So many languages are named, and so many wrong answers are worth a word."""
 
 
 class Verdict(NamedTuple):
@@ -55,34 +65,30 @@ def _worth(account: Account) -> Verdict:
     if len(account.teachers) < 2:
         return Verdict(question, "One teacher alone", "There was nobody to choose from.", "plain")
     ways = beside(account.languages)
-    each = ways["best single teacher"].gain
-    told = [f"Above the best teacher of each language: {interval(each, sign='+')}."]
-    gain = each if account.single is None else account.single.gain
+    gain = ways["best single teacher"].gain
+    told = ["Above the best teacher of each language by itself."]
     if account.single is not None:
-        told.insert(0, _against(account.single))
+        told.append(_against(account.single, account.unit))
     if not ways["longest answer"].is_beaten and ways["longest answer"].gain.count > 1:
         told.append("Taking the longest answer is not shown to be worse.")
-    times = account.single.times if account.single else None
-    price = f" for {times:.1f}\u00d7 {UNITS[account.unit]}" if times is not None else ""
+    price = _price(account.times_each, account.unit, " for ")
     answer = f"{interval(gain, sign='+')} reward{price}"
     if _is_positive(gain):
         return Verdict(question, answer, " ".join(told), "good")
     return Verdict(question, f"Not shown: {answer}", " ".join(told), "bad")
 
 
-def _against(single: Single) -> str:
-    """What choosing is against the best single teacher."""
-    size = (
-        [f"{100 * single.relative:.1f}\u00a0% of its size"] if single.relative is not None else []
-    )
-    if single.in_deviations is not None:
-        size.append(f"{single.in_deviations:.2f} standard deviations")
-    told = f"Mean reward of the chosen answers above {single.name} alone" + (
-        f" ({', '.join(size)})" if size else ""
-    )
+def _price(times: Mapping[str, float], unit: str, before: str) -> str:
+    return f"{before}{times[unit]:.1f}\u00d7 {UNITS[unit]}" if unit in times else ""
+
+
+def _against(single: Single, unit: str) -> str:
+    """What choosing is against the best single teacher, and at what price."""
+    told = f"Above {single.name} for everything: {interval(single.gain, sign='+')}"
+    told += _price(single.times, unit, ", for ")
     told += f"; {single.better:,} of {single.gain.count:,} prompts got a better answer"
-    more = f", {single.unanswered:,} more got one at all" if single.unanswered else ""
-    return f"{told}{more}."
+    more = f", and {single.unanswered:,} that it does not answer got one"
+    return f"{told}{more if single.unanswered else ''}."
 
 
 def _droppable(account: Account) -> Verdict:
@@ -90,21 +96,20 @@ def _droppable(account: Account) -> Verdict:
     if len(account.teachers) < 2:
         return Verdict(question, "None", "There is only one.", "plain")
     parts = cost_parts(account)
-    free = [
-        n for n, loss in account.losses.items() if not loss.alone and not _is_positive(loss.reward)
-    ]
+    losses = account.losses
+    free = [name for name, one in losses.items() if not one.alone and not _is_positive(one.reward)]
     if free:
         name = max(free, key=lambda name: (parts.get(name, 0.0), name))
-        told = f"Nothing measurable is lost without it: {_lost(account, name)}."
+        told = f"Without {name}: {_lost(account, name)}."
         others = [other for other in free if other != name]
         told += f" The same holds for {', '.join(others)}, one at a time." if others else ""
-        return Verdict(question, f"{name}, at no loss", told, "bad")
-    name = min(account.losses, key=lambda name: (_price_of(account, parts, name), name))
-    least = min(account.losses, key=lambda name: (account.losses[name].reward.mean, name))
-    told = f"Least is lost for what it costs: {_lost(account, name)}."
+        return Verdict(question, f"{name}: nothing is lost", told, "good")
+    name = min(losses, key=lambda name: (_price_of(account, parts, name), name))
+    least = min(losses, key=lambda name: (losses[name].reward.mean, name))
+    told = f"Without {name}: {_lost(account, name)}."
     if least != name:
-        told += f" Least of all is lost without {least}: {_lost(account, least)}."
-    return Verdict(question, f"{name}, at a loss", told, "plain")
+        told += f" Without {least}, where least is lost: {_lost(account, least)}."
+    return Verdict(question, f"None for free; cheapest is {name}", told, "plain")
 
 
 def _price_of(account: Account, parts: dict[str, float], name: str) -> float:
@@ -121,12 +126,10 @@ def _scale(account: Account) -> float:
 
 def _lost(account: Account, name: str) -> str:
     loss = account.losses[name]
-    told = f"{interval(loss.reward)} of reward per prompt"
-    if loss.alone:
-        told += f", {_prompts(loss.alone)} without any answer"
     part = cost_parts(account).get(name)
-    saved = "" if part is None else f", for {100 * part:.0f}\u00a0% of {UNITS[account.unit]}"
-    return f"{told}{saved}"
+    saved = "" if part is None else f"{100 * part:.0f}\u00a0% of {UNITS[account.unit]} saved, "
+    told = f"{saved}{interval(loss.reward)} of reward per prompt lost"
+    return f"{told}, {_prompts(loss.alone)} without any answer" if loss.alone else told
 
 
 def cost_parts(account: Account) -> dict[str, float]:
@@ -140,26 +143,40 @@ def _weakest(account: Account) -> Verdict:
     question = "Which language is weak?"
     if len(account.languages) < 2:
         code = account.languages[0].language
-        return Verdict(question, "There is one", f"All prompts are in {code}.", "plain")
+        return Verdict(question, "There is one", f"All prompts are in {named(code)}.", "plain")
     worst = min(account.languages, key=lambda row: (row.reward.mean, row.language))
-    told = f"Mean reward {interval(worst.reward)}, over all {interval(account.reward)}."
+    told = f"Mean reward {interval(worst.reward)}, all languages {interval(account.reward)}."
+    told += _alike(worst, account.languages)
     gain = worst.of_teacher(worst.best_alone).gain
     if worst.best_alone is not None and gain.count > 1:
         shown = "" if _is_positive(gain) else ", which may be chance"
-        told += f" Choosing adds {interval(gain, sign='+')} to {worst.best_alone}{shown}."
+        told += f" Choosing is {interval(gain, sign='+')} above its best teacher{shown}."
     told += _also(account)
-    if worst.reward.mean + worst.reward.half_width < account.reward.mean:
+    # The lowest of many is low by chance too, so the interval is made wider (Bonferroni).
+    wider = NormalDist().inv_cdf(1 - 0.025 / len(account.languages)) / Z95
+    if worst.reward.mean + wider * worst.reward.half_width < account.reward.mean:
         return Verdict(question, named(worst.language), told, "bad")
-    return Verdict(question, f"None for certain; at most {named(worst.language)}", told, "plain")
+    return Verdict(question, f"None for certain; lowest {named(worst.language)}", told, "plain")
 
 
-def named(code: str) -> str:
-    """A language by its name and code."""
-    return f"{table()[code].name} ({code})" if code in table() else code
+def _alike(worst: LanguageResult, rows: Sequence[LanguageResult]) -> str:
+    """Languages whose mean reward is not told apart from the lowest."""
+    near = [
+        row.language
+        for row in sorted(rows, key=lambda row: row.reward.mean)
+        if row is not worst
+        and row.reward.mean - worst.reward.mean
+        <= math.hypot(row.reward.half_width, worst.reward.half_width)
+    ]
+    if not near:
+        return ""
+    more = f" and {len(near) - ALIKE} more" if len(near) > ALIKE else ""
+    return f" Not told apart from it: {', '.join(near[:ALIKE])}{more}."
 
 
 def _also(account: Account) -> str:
-    """Where most prompts were lost, and most answers are in another language, if any."""
+    """Where most prompts were lost, and most answers are in another language, if that is more than
+    a few."""
     told = ""
     lost = {code: sum(why.values()) for code, why in account.ledger.by_language.items()}
     sizes = {row.language: row.prompts for row in account.languages}
@@ -168,14 +185,16 @@ def _also(account: Account) -> str:
         code = max(parts, key=lambda code: (parts[code], code))
         part = f"{100 * parts[code]:.1f}\u00a0%"
         told += f" Most is lost in {named(code)}: {_prompts(lost[code])}, {part}."
-    strays = {
-        code: cell.rates.failed["language"] / cell.rates.candidates
-        for code in sizes
-        if (cell := account.cells.of(language=code)).rates.failed["language"]
-    }
+    rates = {code: account.cells.of(language=code).rates for code in sizes}
+    wrong = {code: one.failed["language"] for code, one in rates.items()}
+    strays = {code: n / rates[code].candidates for code, n in wrong.items() if n >= FEW}
     if strays:
         code = max(strays, key=lambda code: (strays[code], code))
-        told += (
-            f" Most answers in another language: {named(code)}, {100 * strays[code]:.1f}\u00a0%."
-        )
+        part = f"{wrong[code]:,} of {rates[code].candidates:,}"
+        told += f" Most answers in a wrong language: {named(code)}, {part}."
     return told
+
+
+def named(code: str) -> str:
+    """A language by its name and code."""
+    return f"{table()[code].name} ({code})" if code in table() else code

@@ -109,27 +109,38 @@ def _weights(number: int, count: int) -> Floats:
 
 
 def thinned(names: Sequence[str], alone: Floats, asked: Ints) -> list[Point]:
-    """Teachers left out one after the other, each time the one whose going costs least: first as
-    few prompts as possible, then as little reward as possible."""
+    """Teachers left out one after the other, each time the one without which least reward is lost
+    per completion saved. A prompt without any answer counts as a standard deviation lost."""
     if not alone.shape[1]:
         return []
     left = list(range(len(names)))
     found = [_point(alone, asked, left, None)]
+    missing = float(np.nanstd(_best(alone)))
     while len(left) > 1:
-        pools = [[other for other in left if other != gone] for gone in left]
-        points = [
-            _point(alone, asked, pool, names[gone]) for pool, gone in zip(pools, left, strict=True)
-        ]
-        place = max(range(len(left)), key=lambda n: (points[n].answered, points[n].reward))
-        found.append(points[place])
-        left = pools[place]
+        prices = [_price(alone, asked, left, gone, missing) for gone in left]
+        gone = left.pop(int(np.argmin(prices)))
+        found.append(_point(alone, asked, left, names[gone]))
     return found
 
 
-def _point(alone: Floats, asked: Ints, pool: Sequence[int], left_out: str | None) -> Point:
+def _price(alone: Floats, asked: Ints, pool: Sequence[int], gone: int, missing: float) -> float:
+    """Reward lost without one of a pool, over all prompts, per completion saved on each."""
+    best, without = _best(alone[pool]), _best(alone[[other for other in pool if other != gone]])
+    lost = np.where(np.isnan(without), missing, best - without)[~np.isnan(best)]
+    saved = float(asked[gone].mean())
+    return float(lost.sum()) / saved if saved else -math.inf
+
+
+def _best(alone: Floats) -> Floats:
+    """(prompts,): the best reward, nan where there is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # prompts without an answer are nan
-        best = np.nanmax(alone[pool], axis=0)
+        best: Floats = np.nanmax(alone, axis=0)
+    return best
+
+
+def _point(alone: Floats, asked: Ints, pool: Sequence[int], left_out: str | None) -> Point:
+    best = _best(alone[pool])
     known = best[~np.isnan(best)]
     return Point(
         float(asked[pool].sum(axis=0).mean()),

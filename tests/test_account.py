@@ -131,13 +131,19 @@ def test_the_single_teacher_is_the_best_of_those_that_have_all_languages(
     is_of(told.single.gain, gain)
     assert told.single.better == (gain > 0).sum()
     assert told.single.unanswered == gain.isna().sum()
-    assert told.single.relative == pytest.approx(gain.mean() / abs(alone[name].mean()))
+    assert alone[name].mean() > 0
+    assert told.single.relative == pytest.approx(gain.mean() / alone[name].mean())
     assert told.single.in_deviations == pytest.approx(gain.mean() / alone[name].std(ddof=1))
     tokens = stored.groupby("teacher")["completion_tokens"].sum()
     assert told.unit == "completion_tokens"
     asked = product["candidates"].map(lambda some: any(one["teacher"] == name for one in some))
     times = tokens.sum() / len(product) / (tokens[name] / asked.sum())
-    assert told.single.times == pytest.approx(times)
+    assert told.single.times == {"completion_tokens": pytest.approx(times)}
+    by_language = stored.groupby(["language", "teacher"])["completion_tokens"].sum()
+    language = product.set_index("prompt_id")["language"].reindex(alone.index)
+    best = alone.groupby(language).mean().idxmax(axis=1)
+    least = sum(by_language[code, teacher] for code, teacher in best.items())
+    assert told.times_each == {"completion_tokens": pytest.approx(tokens.sum() / least)}
 
 
 def test_what_is_lost_without_a_teacher(

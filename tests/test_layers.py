@@ -50,7 +50,7 @@ STORY = (
     ("answers", "costs", "cells", "closeup"),
     (
         *("stages", "scheduler", "watch", "budget", "progress", "board", "manifest", "summary"),
-        *("assay", "samples", "variety"),
+        *("assay", "samples", "variety", "factors"),
     ),
     ("worker", "replica", "needs", "nodes", "turns", "events", "checks", "permits"),
     ("cluster", "estimate", "sieve", "metrics"),

@@ -108,6 +108,9 @@ def test_how_many_times_the_single_teacher_s_money(page_of: Reader, product: pd.
     """Only `a` has all languages; it was asked about every prompt."""
     assert page_of.figures["single"]["text"] == "a"
     assert page_of.value("times") == pytest.approx((money("a") + money("b")) / money("a"))
+    assert page_of.value("times_gpu_hours") == pytest.approx(
+        sum(BUSY_S[name] * GPUS[name] for name in GPUS) / (BUSY_S["a"] * GPUS["a"])
+    )
     assert len(product) == page_of.value("selected")
 
 

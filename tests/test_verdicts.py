@@ -26,10 +26,10 @@ def test_a_gain_that_was_worth_it_is_told_with_its_price(tmp_path: Path) -> None
     worth = told(found)["Was it worth it?"]
     assert found.single is not None
     assert worth.tone == "good"
-    assert interval(found.single.gain, sign="+") in worth.answer
+    assert interval(found.single.gain, sign="+") in worth.detail
     assert f"{found.single.better} of 60 prompts got a better answer" in worth.detail
     assert worth.answer.endswith("reward for 2.0\u00d7 the tokens")
-    assert told(found)["Which teacher could go?"].answer.endswith(", at a loss")
+    assert told(found)["Which teacher could go?"].answer.startswith("None for free")
 
 
 def test_a_teacher_that_never_wins_could_go_for_nothing(tmp_path: Path) -> None:
@@ -37,8 +37,8 @@ def test_a_teacher_that_never_wins_could_go_for_nothing(tmp_path: Path) -> None:
     found = made(tmp_path, pool)
     verdict = told(found)["Which teacher could go?"]
     assert found.losses["idle"].reward.total == 0
-    assert verdict.answer == "idle, at no loss"
-    assert "for 75\u00a0% of the tokens" in verdict.detail
+    assert verdict.answer == "idle: nothing is lost"
+    assert "75\u00a0% of the tokens saved" in verdict.detail
     assert told(found)["Was it worth it?"].tone == "bad"
     assert "Not shown" in told(found)["Was it worth it?"].answer
 
@@ -49,7 +49,7 @@ def test_prompts_that_one_teacher_alone_answers_keep_it(tmp_path: Path) -> None:
     assert found.single is None
     verdict = told(found)["Which teacher could go?"]
     assert "20 prompts without any answer" in verdict.detail or "40 prompts" in verdict.detail
-    assert not verdict.answer.endswith(", at no loss")
+    assert not verdict.answer.endswith("nothing is lost")
 
 
 def test_the_weak_language_is_the_one_that_was_made_weak(tmp_path: Path) -> None:
