@@ -67,6 +67,8 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
                 metrics = Metrics(RayMeter(), store.address(), board.names)
                 grace_s = config.cluster.grace_s
                 drive(board, budget, cluster, store, progress, metrics, stop, grace_s, held)
+            held.check()
+            store.sweep()  # replicas that were ended may have left something half-written
         held.check()
         manifest.record_end(store, components, planner)
     return summary.of_run(
