@@ -135,10 +135,11 @@ def tiles(account: Account) -> list[Tile]:
     others = [cost for cost in account.costs if not cost.stage]
     return [
         *_ledger(account),
+        _failed(account),
         *_gains(account),
         _tokens(generated, scored, others),
         _hours(account.costs),
-        _money(account.costs),
+        *_money(account.costs),
         _factor(account),
     ]
 
@@ -151,7 +152,7 @@ def _ledger(account: Account) -> list[Tile]:
     unfinished = [whole(ledger.unfinished, "unfinished", "{} unfinished")]
     rows = [
         whole(ledger.rows_read, "rows_read", "of {} rows read,"),
-        whole(refused, "refused", "{} refused", _counts(ledger.refused)),
+        whole(refused, "refused", "{} of them refused", _counts(ledger.refused)),
     ]
     return [
         Tile("Prompts in", whole(ledger.prompts, "prompts"), rows),
@@ -208,7 +209,10 @@ def _tokens(generated: list[Cost], scored: list[Cost], others: list[Cost]) -> Ti
     made = sum(cost.usage.completion_tokens for cost in generated)
     asked = sum(cost.usage.prompt_tokens for cost in generated)
     judged = sum(cost.usage.requests for cost in scored)
-    notes = [amount(asked, "prompt_tokens", "{} of prompts,"), whole(judged, "scored", "{} scored")]
+    notes = [
+        amount(asked, "prompt_tokens", "{} prompt tokens,"),
+        whole(judged, "scored", "{} scored answers"),
+    ]
     old = sum(cost.usage.completion_tokens for cost in others)
     if old:
         notes.append(amount(old, "other_tokens", "and {} of former teachers"))
@@ -228,13 +232,25 @@ def _hours(costs: list[Cost]) -> Tile:
     return Tile("CPU hours", amount(cpus, "hours"), notes, title)
 
 
-def _money(costs: list[Cost]) -> Tile:
+def _money(costs: list[Cost]) -> list[Tile]:
+    """Nothing where the config has no prices."""
     total = sum(cost.money for cost in costs)
     judging = sum(cost.money for cost in costs if cost.stage == "score")
     notes = [amount(judging, "judging_money", "{} of it for scoring")] if judging else []
-    if not total:
-        notes = [said("no prices in the config")]
-    return Tile("Money", amount(total, "money"), notes, "By the prices in the config")
+    tile = Tile("Money", amount(total, "money"), notes, "By the prices in the config")
+    return [tile] if total else []
+
+
+def _failed(account: Account) -> Tile:
+    cell = account.cells.of()
+    rates = cell.rates
+    shares = [
+        part(rates.failed[gate] / rates.candidates, f"all_{gate}", text)
+        for gate, text in (("truncated", "{} truncated,"), ("language", "{} in a wrong language"))
+        if rates.candidates
+    ]
+    title = "Completions that came to nothing, of all teachers; and shares of the others"
+    return Tile("Errors", whole(cell.errors, "errors"), shares, title)
 
 
 def _factor(account: Account) -> Tile:

@@ -177,8 +177,12 @@ def test_the_tiles_of_the_cost(page_of: Reader, stored: pd.DataFrame) -> None:
     assert page_of.value("tokens") == stored["completion_tokens"].sum()
     assert page_of.value("prompt_tokens") == stored["prompt_tokens"].sum()
     assert page_of.value("scored") == stored["completion"].notna().sum()
-    assert page_of.figures["money"]["text"] == shown.MISSING
-    assert math.isnan(page_of.value("money"))
+    assert "money" not in page_of.figures, "there are no prices"
+    assert page_of.value("errors") == stored["error"].notna().sum() > 0
+    told = stored[stored["completion"].notna()]
+    cut = (told["finish_reason"] != "stop").mean()
+    assert page_of.value("all_truncated") == pytest.approx(cut)
+    assert page_of.value("all_language") == 0
 
 
 def test_the_matrix_that_is_shown_first_is_its_first_mode(page_of: Reader) -> None:

@@ -130,6 +130,7 @@ def test_planted_faults_are_counted_by_teacher_and_language(
         assert page_of.value(f"teacher/words:{name}") == pytest.approx(1 - right["foreign"].mean())
         assert page_of.value(f"teacher/gates:{name}") == pytest.approx(mine["other"].mean())
     assert table["wrong"].any()
+    assert page_of.value("all_language") == pytest.approx(table["wrong"].mean())
     assert table["foreign"].any()
     for name, code, cell in page_of.cells("language"):
         mine = table if name is None else table[table["teacher"] == name]
