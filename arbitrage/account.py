@@ -87,7 +87,8 @@ class Account:
     """All that is known of a run. `facts` says how it was made.
 
     `losses` are by teacher over all languages, `losses_in` by language. `drawn` and `thinned` are
-    what fewer teachers would give; `spread` holds the edges of reward bins and their counts.
+    what fewer teachers would give, by `curve_prompts` of the prompts, evenly taken; `spread` holds
+    the edges of reward bins and their counts.
     """
 
     run: str
@@ -104,6 +105,7 @@ class Account:
     single: Single | None
     drawn: list[worth.Point]
     thinned: list[worth.Point]
+    curve_prompts: int
     spread: dict[str, Any]
     lengths: LengthEffect
 
@@ -254,6 +256,7 @@ def of_view(view: View) -> Account:
         single=_single_of(names, results, rows, costs),
         drawn=worth.drawn(alone, asked),
         thinned=worth.thinned(names, alone, asked),
+        curve_prompts=alone.shape[1],
         spread=_spread(names, codes, rows),
         lengths=lengths,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arbitrage import account, page, report_matrix, report_tables, report_view, samples
+from arbitrage import account, page, report_matrix, report_tables, report_view, samples, shown
 from arbitrage.errors import StoreError, UsageError
 from arbitrage.files import has_scheme
 from arbitrage.store import Store
@@ -102,9 +102,16 @@ def html(
         extent=texts["extent"],
         has_product=bool(found.languages),
         unasked=report_matrix.UNASKED,
+        curve=_curve(found),
         diversity=diversity if diversity and diversity["teachers"] else None,
         diverse=report_tables.diversity(diversity) if diversity else None,
     )
+
+
+def _curve(found: Account) -> dict[str, Any]:
+    """How many of the prompts the curves are of."""
+    count, of = found.curve_prompts, found.ledger.selected
+    return {"few": count < of, "prompts": shown.count(count), "of": shown.count(of)}
 
 
 def _data(

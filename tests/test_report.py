@@ -486,6 +486,19 @@ def test_mistakes_are_one_sentence(made: Run, tmp_path: Path) -> None:
         report.write(str(made.store.root), tmp_path / "file" / "r.html")
 
 
+def test_curves_of_some_prompts_say_so(made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        "From "
+        not in " ".join(Reader(report.rendered(str(made.store.root))).seen).split("Whose")[0]
+    )
+    monkeypatch.setattr("arbitrage.account.CURVE_PROMPTS", 20)
+    told = account(made.store.root)
+    page_of = Reader(report.rendered(str(made.store.root)))
+    assert told.curve_prompts < told.ledger.selected
+    words = f"From {told.curve_prompts} of {told.ledger.selected} prompts."
+    assert words in " ".join(page_of.seen)
+
+
 def test_the_same_run_gives_the_same_page(made: Run) -> None:
     assert report.rendered(str(made.store.root)) == report.rendered(str(made.store.root))
 
