@@ -31,7 +31,7 @@ def entry(name: str, rewards: dict[str, tuple[float, ...]], price: float, **more
         code: Cell(moments(*told), moments(1, 0), wins=1, prompts=len(told))
         for code, told in rewards.items()
     }
-    figures = {"money_per_1000": price, "money": price, "tokens_per_s": 1000 / price}
+    figures = {"money_per_1000": price, "money": price, "tokens": 9, "tokens_per_s": 1000 / price}
     kind = more.pop("kind", "teacher")
     return Entry(name, "run", kind, languages=cells, figures=figures, **more)
 
@@ -155,18 +155,21 @@ def test_the_filter_is_the_rule_of_python(shown: Page, pattern: str) -> None:
         assert marks >= len(found.rows) - (pattern == "MIT")
 
 
-def test_a_broken_expression_is_said_and_what_was_shown_stays(shown: Page) -> None:
-    before = filtered(shown, "re:qwen")
-    assert len(before) == 2
+def test_a_broken_expression_is_said_and_filters_nothing(shown: Page) -> None:
+    assert len(filtered(shown, "re:qwen")) == 2
     shown.type("(")
-    assert names(shown) == before
+    assert len(names(shown)) == len(BOARD.entries)
     said = shown.text("#said") or ""
-    assert said.startswith("This is no regular expression:")
+    assert said == "Not a valid regular expression: unterminated group; all rows are shown."
+    assert shown.evaluate("document.getElementById('said').classList.contains('bad')")
+    assert len(filtered(shown, "re:/gi: (")) == len(BOARD.entries)
+    assert shown.text("#said") == said
     assert (
         shown.evaluate("document.getElementById('filter').getAttribute('aria-invalid')") == "true"
     )
     assert len(filtered(shown, "re:")) == len(BOARD.entries)
-    assert not (shown.text("#said") or "").startswith("This is")
+    assert not (shown.text("#said") or "").startswith("Not a valid")
+    assert not shown.evaluate("document.getElementById('said').classList.contains('bad')")
 
 
 def test_common_languages_compare_all_rows_that_are_shown(shown: Page) -> None:
@@ -188,8 +191,12 @@ def test_languages_are_chosen(shown: Page) -> None:
     assert on_front(shown) == {row.entry.name for row in found.rows if row.front}
     assert shown.evaluate("document.querySelector('#board th[data-column=de]')") is None
     shown.click("#languages .button", nth=1)
-    assert shown.text("#said") == "No row matches."
+    assert shown.text("#said") == "No language is chosen."
+    assert shown.text("#undrawn") == "No language is chosen."
     shown.click("#languages .button", nth=0)
+    assert filtered(shown, "nobody") == []
+    assert shown.text("#said") == "No row matches."
+    shown.clear("#filter")
     assert len(names(shown)) == len(BOARD.entries)
 
 
@@ -228,6 +235,69 @@ def test_both_axes_are_chosen_and_the_front_follows(shown: Page) -> None:
     choose(shown, "x", "tokens")
     assert "no better direction" in (shown.text("#plotted") or "")
     assert on_front(shown) == set()
+
+
+def test_no_log_scale_of_what_is_zero_or_less(shown: Page) -> None:
+    box = "document.getElementById('log-{}')"
+    assert shown.evaluate(f"{box.format('y')}.disabled")
+    assert shown.evaluate(f"{box.format('y')}.title") == (
+        "No log scale: reward has values of 0 or less."
+    )
+    choose(shown, "y", "tokens_per_s")
+    assert not shown.evaluate(f"{box.format('y')}.disabled")
+    shown.click("#log-y")
+    assert shown.evaluate("document.getElementById('scatter').layout.yaxis.type") == "log"
+    choose(shown, "y", "reward")
+    assert not shown.evaluate(f"{box.format('y')}.checked")
+    assert shown.evaluate("document.getElementById('scatter').layout.yaxis.type") == "linear"
+    filtered(shown, "qwen")
+    assert not shown.evaluate(f"{box.format('y')}.disabled")
+
+
+def test_what_cannot_be_drawn_is_said_in_the_place_of_the_plot(shown: Page) -> None:
+    assert shown.evaluate("document.getElementById('undrawn').hidden")
+    choose(shown, "x", "gpu_hours")
+    assert shown.text("#undrawn") == "Nothing to draw: no row has both GPU-hours and reward."
+    assert shown.evaluate("document.getElementById('scatter').offsetHeight") == 0
+    for _ in range(2):  # there and back, as the browser remembers it for the tests to come
+        shown.click("[data-theme-toggle]")
+    choose(shown, "x", "money")
+    assert shown.evaluate("document.getElementById('undrawn').offsetHeight") == 0
+    shown.settle()
+    width = "document.querySelector('#scatter .main-svg').getBoundingClientRect().width"
+    assert shown.evaluate(width) == shown.evaluate(
+        "document.getElementById('scatter').getBoundingClientRect().width"
+    )
+
+
+def test_behind_is_marked_over_fewer_languages(shown: Page) -> None:
+    told = column(shown, "gap")
+    assert ["*" in one for one in told] == [False] * 5 + [True] * 2
+    shown.click("#board th[data-column=gap]")
+    assert set(names(shown)[-2:]) == {"only-de", EVIL}
+
+
+def test_a_telephone_sees_the_reward_and_whole_choosers(
+    browser: Browser,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "narrow.html"
+    path.write_text(of_page(BOARD, START), encoding="utf-8")
+    page = browser.page(400, 800).open(path)
+    heads = "[...document.querySelectorAll('#board thead th')].map(one => one.dataset.column)"
+    assert page.evaluate(heads)[:2] == ["name", "reward"]
+    page.click("#show-columns")
+    holder = "document.getElementById('columns')"
+    assert page.evaluate(f"{holder}.scrollHeight <= {holder}.clientHeight")
+    page.click("#columns input[value=kind]")
+    assert page.evaluate(heads)[1] == "kind"
+    page.wait("document.querySelectorAll('#scatter .textpoint').length > 0")
+    left = "document.querySelector('#scatter .nsewdrag').getBoundingClientRect().left"
+    labels = "[...document.querySelectorAll('#scatter .textpoint text')]"
+    least = f"Math.min(...{labels}.map(one => one.getBoundingClientRect().left))"
+    assert page.evaluate(least) >= page.evaluate(left)
+    assert page.console == []
+    page.close()
 
 
 def test_rows_over_fewer_languages_are_hollow_and_on_no_front(shown: Page) -> None:

@@ -44,6 +44,12 @@
   }
 
   const known = (values) => values.filter(isNumber);
+  // Why an expression is none; engines differ in how much of it they repeat before the reason.
+  function whyInvalid(error) {
+    const reason = error.message.replace(/^Invalid regular expression: /, "").replace(/^\/[^]*\/gi: /, "");
+    return `Not a valid regular expression: ${reason.slice(0, 1).toLowerCase()}${reason.slice(1)}; all rows are shown.`;
+  }
+
   const mean = (values) => known(values).length ? known(values).reduce((a, b) => a + b, 0) / known(values).length : null;
   function interval(halves) {
     return halves.length && known(halves).length === halves.length ? Math.hypot(...halves) / halves.length : null;
@@ -127,9 +133,10 @@
 
   // ---- The table ----
 
-  function shownAs(column, values) {
-    const value = values[column.name];
-    if (!isNumber(value)) return "";
+  // `page.js` makes a true minus of a sign; the one of an exponent is made here.
+  const shownAs = (column, values) => isNumber(values[column.name]) ? digits(column, values[column.name]).replaceAll("-", "\u2212") : "";
+
+  function digits(column, value) {
     if (column.name === "reward" || column.name === "gap" || column.name.endsWith("interval")) return arbitrage.number(value, 2);
     if (column.form === "share") return arbitrage.percent(value);
     if (column.form === "count") return arbitrage.count(value);
@@ -241,6 +248,8 @@
 
   function said(rows) {
     const languages = state.over.length;
+    // Nothing chosen leaves no row either, so this is asked first.
+    if (!state.chosen.size) return "No language is chosen.";
     if (!rows.length) return "No row matches.";
     if (!languages) {
       return state.common ? "No language is common to all rows that are shown: filter rows, or average over each row's own languages."
@@ -266,8 +275,15 @@
     const shown = state.rows.filter((row) => isShown(row.entry));
     markFront(shown);
     showRows(shown);
-    find("said").textContent = state.problem || said(shown);
+    tell(state.problem || said(shown), Boolean(state.problem));
+    allowLogs(shown);
     drawPlot(shown);
+  }
+
+  function tell(text, bad) {
+    find("said").textContent = text;
+    find("said").classList.toggle("bad", bad);
+    find("said").classList.toggle("muted", !bad);
   }
 
   function showRows(shown) {
@@ -285,6 +301,7 @@
   // ---- The plot ----
 
   const LABELS = 40;
+  const LABEL_LENGTH = 24;
 
   function pointText(row) {
     const told = [state.x, state.y].map((name) => `${plotText(byName[name].title)}: ${shownAs(byName[name], row.values)}`);
@@ -293,11 +310,29 @@
 
   const symbol = (row) => (row.entry.kind === "arbitrage" ? "diamond" : "circle") + (row.complete ? "" : "-open");
 
-  function points(rows, name, colors, color) {
+  const scaled = (name, value) => find(`log-${name}`).checked ? Math.log(value) : value;
+
+  // A label near a side is written towards the middle, as it would lie on the axis else.
+  function labelPlaces(rows) {
+    const values = rows.map((row) => scaled("x", row.values[state.x]));
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    return new Map(rows.map((row, place) => {
+      const share = high > low ? (values[place] - low) / (high - low) : 0.5;
+      return [row, share < 1 / 3 ? "top right" : share > 2 / 3 ? "top left" : "top center"];
+    }));
+  }
+
+  // A long name would reach over the plot's sides on a telephone; all of it is in the hover text.
+  function label(name) {
+    const letters = [...name];
+    return plotText(letters.length > LABEL_LENGTH ? `${letters.slice(0, LABEL_LENGTH - 1).join("")}\u2026` : name);
+  }
+
+  function points(rows, places, name, colors, color) {
     return {
       type: "scatter", mode: rows.length > LABELS ? "markers" : "markers+text", name: plotText(name), cliponaxis: false,
       x: rows.map((row) => row.values[state.x]), y: rows.map((row) => row.values[state.y]),
-      text: rows.map((row) => plotText(row.entry.name)), textposition: "top center", textfont: { size: 11, color: colors.muted },
+      text: rows.map((row) => label(row.entry.name)), textposition: rows.map((row) => places.get(row)), textfont: { size: 11, color: colors.muted },
       hovertext: rows.map(pointText), hoverinfo: "text",
       marker: { size: rows.map((row) => row.front ? 12 : 9), symbol: rows.map(symbol), color, line: { width: 1.5, color } },
     };
@@ -313,19 +348,48 @@
     };
   }
 
-  const isDrawn = (name, log) => (row) => isNumber(row.values[name]) && (!log || row.values[name] > 0);
+  const isDrawn = (row) => isNumber(row.values[state.x]) && isNumber(row.values[state.y]);
+
+  // What is 0 or less has no logarithm: rather no log scale than rows that vanish.
+  function allowLogs(shown) {
+    for (const axis of ["x", "y"]) {
+      const refused = shown.some((row) => isNumber(row.values[state[axis]]) && row.values[state[axis]] <= 0);
+      const box = find(`log-${axis}`);
+      box.disabled = refused;
+      if (refused) box.checked = false;
+      // A disabled box shows no title in every browser; what is around it does.
+      const why = refused ? `No log scale: ${byName[state[axis]].title} has values of 0 or less.` : "";
+      box.title = why;
+      box.parentElement.title = why;
+    }
+  }
+
+  // Instead of axes of nothing, which a plot would invent.
+  function whyEmpty(shown) {
+    if (!shown.length) return said(shown);
+    const titles = [...new Set([state.x, state.y])].map((name) => byName[name].title);
+    return `Nothing to draw: no row has ${titles.length > 1 ? "both " : ""}${titles.join(" and ")}.`;
+  }
 
   function drawPlot(shown) {
+    const rows = shown.filter(isDrawn);
+    find("scatter").hidden = !rows.length;
+    find("undrawn").hidden = rows.length > 0;
+    find("undrawn").textContent = rows.length ? "" : whyEmpty(shown);
+    find("plotted").textContent = rows.length ? toldOfPlot(shown.length - rows.length) : "";
+    if (rows.length) drawRows(rows);
+  }
+
+  function drawRows(rows) {
     const logs = [find("log-x").checked, find("log-y").checked];
-    const rows = shown.filter(isDrawn(state.x, logs[0])).filter(isDrawn(state.y, logs[1]));
+    const places = labelPlaces(rows);
     const group = data.several ? "run" : "kind";
     const groups = [...new Set(entries.map((entry) => entry[group]))];
     const axis = (name, log) => ({ title: { text: plotText(byName[name].title) }, type: log ? "log" : "linear", autorange: true });
     arbitrage.plot(find("scatter"), (colors) => [
       frontLine(rows, colors),
-      ...groups.map((name, place) => points(rows.filter((row) => row.entry[group] === name), name, colors, colors.colorway[place % 10])),
+      ...groups.map((name, place) => points(rows.filter((row) => row.entry[group] === name), places, name, colors, colors.colorway[place % 10])),
     ], { xaxis: axis(state.x, logs[0]), yaxis: axis(state.y, logs[1]), hovermode: "closest", margin: { l: 64, r: 32, t: 40, b: 52 } });
-    find("plotted").textContent = toldOfPlot(shown.length - rows.length);
   }
 
   function toldOfPlot(missing) {
@@ -364,16 +428,16 @@
     });
   }
 
-  // A bad expression is said, and what was shown before stays.
+  // A bad expression is said, and filters nothing.
+  function takePattern(pattern) {
+    state.regular = null;
+    state.problem = "";
+    try { state.regular = expression(pattern); } catch (error) { state.problem = whyInvalid(error); }
+    find("filter").setAttribute("aria-invalid", String(Boolean(state.problem)));
+  }
+
   function setPattern(pattern) {
-    const field = find("filter");
-    try {
-      state.regular = expression(pattern);
-      state.problem = "";
-    } catch (error) {
-      state.problem = `This is no regular expression: ${error.message.replace(/^Invalid regular expression: /, "")}.`;
-    }
-    field.setAttribute("aria-invalid", String(Boolean(state.problem)));
+    takePattern(pattern);
     if (state.common) rebuild();
     else update();
   }
@@ -381,8 +445,12 @@
   // What is shown at first: few enough columns that the languages are in sight, and none that says
   // nothing, such as money where there are no prices.
   const LATER = ["engine", "tokens", "requests_per_s", "interval", "gap_interval"];
+  // What stands before the reward and would push it out of a telephone's sight.
+  const WIDE = ["kind", "model", "license", "parameters"];
+  const isNarrow = window.matchMedia("(max-width: 640px)").matches;
   const ZERO_SAYS_NOTHING = ["truncated", "wrong_language", "gpu_hours", "cpu_hours", "money"];
   function tellsSomething(column) {
+    if (isNarrow && WIDE.includes(column.name)) return false;
     if (LATER.includes(column.name) || column.name.endsWith("_per_1000") || (column.name === "run" && !data.several)) return false;
     const nothing = ZERO_SAYS_NOTHING.includes(column.name) ? [null, 0] : [null];
     return state.rows.some((row) => !nothing.includes(row.values[column.name] ?? null));
@@ -411,7 +479,7 @@
     find("filter").value = state.pattern;
     find("filter").addEventListener("input", () => setPattern(find("filter").value));
     append(find("about"), columns.filter((column) => column.about).map((column) => element("div", {}, element("dt", {}, column.title), element("dd", {}, column.about))));
-    try { state.regular = expression(state.pattern); } catch (error) { state.problem = `This is no regular expression: ${error.message}.`; }
+    takePattern(state.pattern);
     rebuild();
   }
 
