@@ -46,7 +46,8 @@ COLUMNS = (
     Column("reward", "reward", "number", 1, True, "mean reward of the entry alone"),
     Column("interval", "\u00b1", "number", about="half of the reward's 95 % interval"),
     Column(
-        "gap", "behind", "signed", -1, about="what the selected answers have more, on its prompts"
+        *("gap", "behind", "signed", -1, True),
+        about="what the selected answers have more, on its prompts",
     ),
     Column("gap_interval", "behind \u00b1", "number", about="half of its 95 % interval"),
     Column("wins", "wins", "share", 1, True, "share of the prompts that its answer was chosen for"),

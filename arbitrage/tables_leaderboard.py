@@ -121,13 +121,7 @@ def _marked(column: Column, row: Row) -> str:
     told = _shown(column, row.values)
     if column.name == "name" and row.front:
         return f"{told} {FRONT}"
-    return told + escaped(PARTIAL) if told and _compares(column) and not row.complete else told
-
-
-def _compares(column: Column) -> bool:
-    """Whether an average over fewer languages is marked: what an entry is behind differs between
-    languages as rewards do, although it is paired by prompt."""
-    return column.averaged or column.name == "gap"
+    return told + escaped(PARTIAL) if told and column.averaged and not row.complete else told
 
 
 def _shown(column: Column, values: Mapping[str, Any]) -> str:
@@ -177,7 +171,7 @@ def _column(column: Column) -> dict[str, Any]:
         "title": column.title,
         "form": column.form,
         "better": column.better,
-        "averaged": _compares(column),
+        "averaged": column.averaged,
         "about": column.about,
     }
 
