@@ -729,3 +729,136 @@ def test_a_run_at_an_address_has_its_report_here(made: Run, tmp_path: Path) -> N
     assert found.value("prompts") == PROMPTS
     assert len(found.data["texts"]["samples"]) == 7
     assert "127.0.0.1" not in written.path.read_text(encoding="utf-8")
+
+
+def at_samples(page: Page, prompt_id: str = "") -> None:
+    page.evaluate(f"location.hash = '#samples/{prompt_id}'")
+    page.settle()
+
+
+def samples_with(page_of: Reader, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The samples of which some candidate that was not chosen is like that."""
+    samples: list[dict[str, Any]] = page_of.data["texts"]["samples"]
+    return [
+        sample
+        for sample in samples
+        if any(wanted(one) for one in sample["candidates"] if not one["rank"])
+    ]
+
+
+def cards_with(page: Page, badge: str) -> list[bool]:
+    """Of every candidate's card, whether it has the badge."""
+    return [badge in text.split("\n")[:8] for text in texts(page, ".candidate")]
+
+
+def test_what_could_not_be_chosen_is_no_rival(view: Page, page_of: Reader, made: Run) -> None:
+    enforced = set(made.config.gates.enforced())
+
+    def barred(one: dict[str, Any]) -> bool:
+        return not one["rank"] and bool(one["error"] or enforced & set(one["gates"]))
+
+    found = samples_with(page_of, barred)
+    assert found, "nothing failed"
+    for sample in [*found[:3], *samples_with(page_of, lambda one: not barred(one))[:3]]:
+        at_samples(view, sample["prompt_id"])
+        assert cards_with(view, "not eligible") == [barred(one) for one in sample["candidates"]]
+        sizes = view.evaluate(
+            "[...document.querySelectorAll('.candidate .reward')]"
+            ".map(one => getComputedStyle(one).fontWeight)"
+        )
+        assert sizes == ["400" if barred(one) else "650" for one in sample["candidates"]]
+
+
+def test_a_gate_that_is_not_enforced_bars_nobody(
+    browser: Browser,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", numbered_prompts(12))
+    pool = {"a": fake(0.6, options={"truncate": 1.0}), "b": fake(0.4)}
+    loose = run(make_config(tmp_path, pool, gates={"truncated": False}))
+    written = report.write(str(loose.store.root))
+    page = browser.page(1440, 900)
+    page.open(written.path)
+    at_samples(page)
+    assert page.evaluate("document.querySelectorAll('.candidate .badge.warn').length") > 0
+    assert "truncated" in texts(page, ".candidate .badge")
+    assert "not eligible" not in texts(page, ".candidate .badge")
+    page.close()
+
+
+def test_a_repeated_answer_is_called_so(view: Page, page_of: Reader) -> None:
+    def repeats(sample: dict[str, Any]) -> list[bool]:
+        chosen = [one["completion"] for one in sample["candidates"] if one["rank"]]
+        return [not one["rank"] and one["completion"] in chosen for one in sample["candidates"]]
+
+    samples = page_of.data["texts"]["samples"]
+    found = [sample for sample in samples if any(repeats(sample))]
+    assert found, "no answer was given twice"
+    for sample in [*found[:3], *[one for one in samples if one not in found][:3]]:
+        at_samples(view, sample["prompt_id"])
+        assert cards_with(view, "same answer") == repeats(sample)
+
+
+def test_filters_are_told_and_cleared(view: Page, page_of: Reader) -> None:
+    samples = page_of.data["texts"]["samples"]
+    at_samples(view)
+    set_filter(view, "language", "ja")
+    set_filter(view, "least", "3")
+    set_filter(view, "most", "1")
+    told = view.text("#sample-detail") or ""
+    assert "language Japanese (ja); margin from 3; margin to 1" in told
+    assert "No margin can be from 3 to 1" in told
+    assert view.evaluate("document.getElementById('sample-list').hidden")
+    assert view.evaluate("document.querySelector('[data-filter=least]').ariaInvalid") == "true"
+    view.click("#sample-detail .clear")
+    assert view.text("#sample-count") == f"{len(samples)} of {len(samples)} sampled prompts"
+    assert view.evaluate("document.querySelector('[data-filter=least]').value") == ""
+    assert view.evaluate("document.querySelector('[data-filter=who]').value") == "chosen"
+    assert view.evaluate("document.querySelectorAll('#sample-list li').length") == len(samples)
+    assert texts(view, ".candidate")
+
+
+def test_what_a_search_finds_is_marked(view: Page, page_of: Reader) -> None:
+    at_samples(view)
+    for words in ("a", ".*", "<b>", "(["):
+        set_filter(view, "words", words)
+        marks = texts(view, "#tab-samples mark")
+        assert {mark.lower() for mark in marks} <= {words}
+        assert words != "a" or marks
+        assert texts(view, "#sample-detail b b") == []
+
+
+def test_a_tap_on_a_small_screen_shows_the_sample(
+    browser: Browser,  # noqa: F811
+    written: report.Written,
+) -> None:
+    page = browser.page(400, 800)
+    page.open(written.path)
+    at_samples(page)
+    page.click("#sample-list li", nth=2)
+    top = "document.querySelector('.detail .card').getBoundingClientRect().top"
+    assert 0 <= page.evaluate(top) < 500
+    assert page.evaluate("getComputedStyle(document.querySelector('.keys')).display") == "none"
+    page.click(".button.back")
+    assert page.evaluate("document.activeElement.id") == "sample-list"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.console == []
+    page.close()
+
+
+def test_the_height_of_the_rewards_is_that_of_their_rows(view: Page) -> None:
+    view.evaluate("location.hash = '#distributions'")
+    view.wait("document.querySelector('#plot-spread .main-svg') !== null")
+    height = "document.getElementById('plot-spread').clientHeight"
+    whole = view.evaluate(height)
+    view.evaluate(
+        "(() => { const select = document.getElementById('spread-language');"
+        "select.value = 'sw'; select.dispatchEvent(new Event('change')); })()"
+    )
+    rows = view.evaluate("document.querySelectorAll('#plot-spread .annotation').length")
+    assert view.evaluate(height) == 90 + 74 * rows < whole
+    tops = view.evaluate(
+        "['reward', 'chosen'].map(one => document.getElementById(`plot-length-${one}`)"
+        ".getBoundingClientRect().top)"
+    )
+    assert tops[0] == tops[1]

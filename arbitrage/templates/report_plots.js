@@ -77,7 +77,7 @@
     drawn("plot-shares", 380 + 9 * Math.max(0, teachers.length - 8), (colors) => teachers.map((teacher) => ({
       type: "bar", name: name(teacher), marker: { color: color(colors, teacher), pattern: stripes(teacher) }, x: codes, y: codes.map((code, at) => (data.wins[code][teacher] || 0) / (totals[at] || 1)),
       hovertemplate: `${name(teacher)}, %{x}: %{y:.1%}<extra></extra>`,
-    })), { barmode: "stack", bargap: 0.15, xaxis: { type: "category", dtick: 1, ...(codes.length > 30 ? { tickangle: -90, tickfont: { size: 9 } } : { tickangle: 0 }) }, yaxis: { tickformat: ".0%", range: [0, 1] } });
+    })), { barmode: "stack", bargap: 0.15, xaxis: { type: "category", dtick: 1, ...(codes.length > 30 ? { tickangle: -90, tickfont: { size: 9 } } : { autotickangles: [0, 90] }) }, yaxis: { tickformat: ".0%", range: [0, 1] } });
     const all = data.teachers.map((teacher) => codes.reduce((sum, code) => sum + (data.wins[code][teacher] || 0), 0));
     document.getElementById("entropy").textContent =
       `Over all languages the shares have ${number(entropy(all), 2)} bits of entropy; ${number(Math.log2(data.teachers.length), 2)} if every teacher had the same part, 0 if one had all.`;
@@ -136,7 +136,7 @@
   function languages() {
     const select = document.getElementById("spread-language");
     append(select, [element("option", { value: ALL }, "all languages"), ...data.codes.filter(([code]) => data.spread.selected[code])
-      .map(([code, label]) => element("option", { value: code }, `${code} \u2013 ${label}`))]);
+      .map(([code, label]) => element("option", { value: code }, label === code ? code : `${label} (${code})`))]);
     select.addEventListener("change", () => spread(select.value));
     spread(ALL);
   }
@@ -150,6 +150,9 @@
     });
   }
 
+  // A bar at 0 has no height; its edge is still seen, so that it is told from one without candidates.
+  const edged = (color) => ({ color, line: { width: 2, color } });
+
   function lengths() {
     const labels = lengthLabels();
     const { candidates, chosen } = data.lengths;
@@ -157,14 +160,14 @@
     const customdata = candidates.map((value) => count(value));
     const layout = { xaxis: { type: "category", title: { text: "length, against the prompt's mean" }, tickangle: -35 } };
     drawn("plot-length-reward", 340, (colors) => [{
-      type: "bar", x: labels, y: above, customdata, marker: { color: above.map((value) => value < 0 ? colors.colorway[2] : colors.colorway[1]) },
-      hovertemplate: `%{x}: %{y:.${digits}f}, %{customdata} candidates<extra></extra>`,
+      type: "bar", x: labels, y: above, customdata, marker: edged(above.map((value) => value < 0 ? colors.colorway[2] : colors.colorway[1])),
+      hovertemplate: `%{x}: %{y:.${digits}f}<br>%{customdata} candidates<extra></extra>`,
     }], { ...layout, yaxis: { title: { text: "reward above the mean" } } });
     const part = candidates.map((all, place) => all ? chosen[place] / all : null);
     const total = candidates.reduce((sum, value) => sum + value, 0);
     const average = total ? chosen.reduce((sum, value) => sum + value, 0) / total : null;
     drawn("plot-length-chosen", 340, (colors) => [{
-      type: "bar", x: labels, y: part, customdata, marker: { color: colors.colorway[0] }, hovertemplate: "%{x}: %{y:.1%} of %{customdata}<extra></extra>",
+      type: "bar", x: labels, y: part, customdata, marker: edged(colors.colorway[0]), hovertemplate: "%{x}: %{y:.1%} chosen<br>%{customdata} candidates<extra></extra>",
     }], (colors) => ({
       ...layout, yaxis: { tickformat: ".0%", rangemode: "tozero", title: { text: "chosen" } },
       shapes: isNumber(average) ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: average, y1: average, line: { dash: "dot", color: colors.muted } }] : [],
