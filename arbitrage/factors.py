@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from arbitrage.cells import Cells
     from arbitrage.costs import Cost
 
-UNITS = ("completion_tokens", "gpu_hours", "cpu_hours", "money")
-WITH_ARBITERS = UNITS[1:]
+WITH_ARBITERS = ("gpu_hours", "cpu_hours", "money")
+UNITS = ("requests", "completion_tokens", *WITH_ARBITERS)
 
 
 def part_of(cells: Cells, teacher: str, language: str) -> float | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from arbitrage.account import Account, Single
     from arbitrage.results import LanguageResult
     from arbitrage.stats import Moments
+    from arbitrage.worth import Loss
 
 UNITS = {
     "money": "the money",
@@ -30,8 +31,6 @@ UNITS = {
     "requests": "the completions",
 }
 """What costs are compared by, in words; see `costs.unit_of`."""
-
-
 ALIKE, FEW = 4, 3
 """So many languages are named, and so many wrong answers are worth a word."""
 
@@ -97,19 +96,26 @@ def _droppable(account: Account) -> Verdict:
         return Verdict(question, "None", "There is only one.", "plain")
     parts = cost_parts(account)
     losses = account.losses
-    free = [name for name, one in losses.items() if not one.alone and not _is_positive(one.reward)]
+    free = [name for name, loss in losses.items() if _is_free(loss)]
     if free:
         name = max(free, key=lambda name: (parts.get(name, 0.0), name))
         told = f"Without {name}: {_lost(account, name)}."
         others = [other for other in free if other != name]
         told += f" The same holds for {', '.join(others)}, one at a time." if others else ""
-        return Verdict(question, f"{name}: nothing is lost", told, "good")
+        return Verdict(question, f"{name}: no loss to be seen", told, "good")
     name = min(losses, key=lambda name: (_price_of(account, parts, name), name))
     least = min(losses, key=lambda name: (losses[name].reward.mean, name))
     told = f"Without {name}: {_lost(account, name)}."
     if least != name:
         told += f" Without {least}, where least is lost: {_lost(account, least)}."
     return Verdict(question, f"None for free; cheapest is {name}", told, "plain")
+
+
+def _is_free(loss: Loss) -> bool:
+    """Of one prompt there is no interval, so what is lost on it is not called nothing."""
+    if loss.alone:
+        return False
+    return not loss.reward.total or (loss.reward.count > 1 and not _is_positive(loss.reward))
 
 
 def _price_of(account: Account, parts: dict[str, float], name: str) -> float:

@@ -138,12 +138,16 @@ def test_the_single_teacher_is_the_best_of_those_that_have_all_languages(
     assert told.unit == "completion_tokens"
     asked = product["candidates"].map(lambda some: any(one["teacher"] == name for one in some))
     times = tokens.sum() / len(product) / (tokens[name] / asked.sum())
-    assert told.single.times == {"completion_tokens": pytest.approx(times)}
+    assert set(told.single.times) == set(told.times_each) == {"requests", "completion_tokens"}
+    assert told.single.times["completion_tokens"] == pytest.approx(times)
+    rows = stored.groupby("teacher").size()
+    each = rows.sum() / len(product) / (rows[name] / asked.sum())
+    assert told.single.times["requests"] == pytest.approx(each)
     by_language = stored.groupby(["language", "teacher"])["completion_tokens"].sum()
     language = product.set_index("prompt_id")["language"].reindex(alone.index)
     best = alone.groupby(language).mean().idxmax(axis=1)
     least = sum(by_language[code, teacher] for code, teacher in best.items())
-    assert told.times_each == {"completion_tokens": pytest.approx(tokens.sum() / least)}
+    assert told.times_each["completion_tokens"] == pytest.approx(tokens.sum() / least)
 
 
 def test_what_is_lost_without_a_teacher(

@@ -37,7 +37,7 @@ def test_a_teacher_that_never_wins_could_go_for_nothing(tmp_path: Path) -> None:
     found = made(tmp_path, pool)
     verdict = told(found)["Which teacher could go?"]
     assert found.losses["idle"].reward.total == 0
-    assert verdict.answer == "idle: nothing is lost"
+    assert verdict.answer == "idle: no loss to be seen"
     assert "75\u00a0% of the tokens saved" in verdict.detail
     assert told(found)["Was it worth it?"].tone == "bad"
     assert "Not shown" in told(found)["Was it worth it?"].answer
@@ -49,7 +49,7 @@ def test_prompts_that_one_teacher_alone_answers_keep_it(tmp_path: Path) -> None:
     assert found.single is None
     verdict = told(found)["Which teacher could go?"]
     assert "20 prompts without any answer" in verdict.detail or "40 prompts" in verdict.detail
-    assert not verdict.answer.endswith("nothing is lost")
+    assert not verdict.answer.endswith("no loss to be seen")
 
 
 def test_the_weak_language_is_the_one_that_was_made_weak(tmp_path: Path) -> None:
@@ -74,3 +74,14 @@ def test_one_teacher_one_language_and_nothing_have_an_answer(tmp_path: Path) -> 
     assert [verdict.tone for verdict in verdicts_of(alone)][:2] == ["plain", "plain"]
     nothing = made(tmp_path / "none", {"mute": fake(0.5, options={"empty": 1.0})}, prompts=6)
     assert verdicts_of(nothing) == []
+
+
+def test_what_is_lost_on_one_prompt_is_not_called_nothing(tmp_path: Path) -> None:
+    pool = {"a": fake(0.2, options={"voice": "a"}), "b": fake(0.9, options={"voice": "b"})}
+    found = made(tmp_path, pool, prompts=1)
+    winner = max(found.losses, key=lambda name: found.losses[name].reward.total)
+    loser = min(found.losses, key=lambda name: found.losses[name].reward.total)
+    verdict = told(found)["Which teacher could go?"]
+    assert found.losses[winner].reward.total > 0
+    assert verdict.answer == f"{loser}: no loss to be seen"
+    assert winner not in verdict.detail
