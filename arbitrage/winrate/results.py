@@ -1,7 +1,7 @@
 """What a win-rate evaluation found: rows of estimates with their intervals, and what was amiss.
 
-Plain values that go to `winrate.json` and come back equal. Shares are in [0, 1]. Knows no statistics
-and no way to show them.
+Plain values that go to `winrate.json` and come back equal. Shares are in [0, 1]. Knows no
+statistics and no way to show them.
 """
 
 from __future__ import annotations
