@@ -21,8 +21,8 @@ from arbitrage.cells import Cell, Cells, cells_of
 from arbitrage.costs import Cost, costs_of, unit_of
 from arbitrage.distributions import LengthEffect, counted, edges_of
 from arbitrage.factors import against_each, against_single, part_of
-from arbitrage.plan import paid
 from arbitrage.results import LanguageResult, Results, told_beside
+from arbitrage.spending import paid
 from arbitrage.stats import Moments
 from arbitrage.summary import Ledger, ledger_of
 from arbitrage.views import look

@@ -28,22 +28,24 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from arbitrage.components import Components
-    from arbitrage.config import RunConfig
     from arbitrage.plan import Task
+    from arbitrage.settings import BudgetConfig
 
 REQUESTS = "requests"
 _EPSILON = 1e-9
 """Sums of money are floats."""
 
 
-def open_budget(config: RunConfig, components: Components, earlier: Mapping[str, Usage]) -> Budget:
+def open_budget(
+    config: BudgetConfig, components: Components, earlier: Mapping[str, Usage]
+) -> Budget:
     """The budget of a run; `earlier` is what each owner has spent before, by fingerprint."""
     parts = components.served
     free = {p.fingerprint: set() if any(p.config.price or ()) else {"money"} for p in parts}
     for arbiter in components.arbiters:
         if not arbiter.config.tells_tokens:
             free[arbiter.fingerprint].add("tokens")
-    return Budget(config.budget.limits(), earlier, free)
+    return Budget(config.limits(), earlier, free)
 
 
 class Budget:

@@ -293,3 +293,23 @@ class SelectionConfig(Block):
         if self.k != type(self).model_fields["k"].default and self.rule != "top_k":
             raise ValueError("`k:` belongs to `rule: top_k`; give that rule or drop k")
         return self
+
+
+ColumnName = str | tuple[str, ...] | None
+"""One, or several of which the first that a row has counts."""
+
+
+def names_in(column: ColumnName) -> tuple[str, ...]:
+    """All names that a column may have."""
+    return (column,) if isinstance(column, str) else column or ()
+
+
+class Columns(Block):
+    """Which column of the input holds what; every other column is carried along."""
+
+    prompt: ColumnName = "prompt"
+    messages: ColumnName = Field(
+        "messages", description="a list of {role, content}; where a row has it, it wins over prompt"
+    )
+    id: ColumnName = "id"
+    language: str | None = "language"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from arbitrage.blocks import Block, incidental
-from arbitrage.choices import GatesConfig, Routing, RoutingConfig, SelectionConfig
+from arbitrage.choices import Columns, GatesConfig, Routing, RoutingConfig, SelectionConfig
 from arbitrage.errors import UsageError
 from arbitrage.files import refuse_secrets
 from arbitrage.languages import parse_tag
@@ -255,17 +255,6 @@ class ArbiterConfig(Served):
         if isinstance(self.options, EngineOptions):
             self.options.check_arbiter(self)
         return self
-
-
-class Columns(Block):
-    """Which column of the input holds what; every other column is carried along."""
-
-    prompt: str | None = "prompt"
-    messages: str | None = Field(
-        "messages", description="a list of {role, content}; where a row has it, it wins over prompt"
-    )
-    id: str | None = "id"
-    language: str | None = "language"
 
 
 class SourceConfig(Block):

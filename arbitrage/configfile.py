@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from arbitrage.blocks import Block
 from arbitrage.config import RunConfig
 from arbitrage.errors import ConfigError
 from arbitrage.files import has_scheme
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+Config = TypeVar("Config", bound=Block)
 _UNION_PART = re.compile(r"\[key\]|(tuple|dict|list|literal)\[.*\]|str|int|float")
 """What pydantic adds to a place: which branch of a union it tried."""
 
@@ -57,10 +59,18 @@ _UniqueKeys.add_implicit_resolver(
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Loaded:
-    """Reads a config file, applies `a.b=value` overrides, and validates it.
+    """Reads a run's config file, applies `a.b=value` overrides, and validates it.
 
     Raises ConfigError, one sentence per mistake, each with the place in the file.
     """
+    raw, text = raw_config(path, overrides, "prompts")
+    _anchor_paths(raw, path.resolve().parent)
+    return Loaded(validated(RunConfig, raw, str(path)), text)
+
+
+def raw_config(path: Path, overrides: Iterable[str], sources: str) -> tuple[dict[str, Any], str]:
+    """What a config file says, with overrides, before it is validated; and its text. `sources` is
+    the key that may be short for one source. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -70,12 +80,11 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Loaded:
     raw = _parse(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} is no config: it must be a mapping of keys such as `run:`")
-    _open_short_prompts(raw)
+    _open_short(raw, sources)
     for override in overrides:
         _apply(raw, override)
-        _open_short_prompts(raw)
-    _anchor_paths(raw, path.resolve().parent)
-    return Loaded(_validate(raw, str(path)), text)
+        _open_short(raw, sources)
+    return raw, text
 
 
 def _parse(text: str, where: str) -> Any:
@@ -119,42 +128,50 @@ def _index(items: list[Any], part: str, key: str) -> int:
     raise ConfigError(f"--set {key}: {part!r} is no item number below {len(items)}")
 
 
-def _open_short_prompts(raw: dict[str, Any]) -> None:
+def _open_short(raw: dict[str, Any], key: str) -> None:
     """`prompts: path` is short for one source."""
-    if isinstance(raw.get("prompts"), str):
-        raw["prompts"] = {"sources": [{"path": raw["prompts"]}]}
+    if isinstance(raw.get(key), str):
+        raw[key] = {"sources": [{"path": raw[key]}]}
 
 
 def _anchor_paths(raw: dict[str, Any], folder: Path) -> None:
     """Makes the paths in a raw config absolute; leaves wrong shapes to the validation."""
     if not has_scheme(str(raw.get("run"))):
-        _anchor(raw, "run", folder)
-    prompts = raw.get("prompts")
-    sources = prompts.get("sources") if isinstance(prompts, dict) else None
-    sources = sources if isinstance(sources, list) else []
-    for number, source in enumerate(sources):
-        if isinstance(source, dict) and "folder" in source:
-            raise ConfigError(
-                f"prompts.sources.{number}: 'folder' is no key to set; it is where the config lies"
-            )
-    for source in sources:
-        _anchor(source, "path", folder)
-        _anchor(source, "dataset", folder, only_if_there=True)
-        if isinstance(source, dict):
-            source["folder"] = str(folder)
+        anchor(raw, "run", folder)
+    anchor_sources(raw.get("prompts"), "prompts", folder)
     pools = (raw.get("teachers"), raw.get("arbiters"))
     served = [one for pool in pools if isinstance(pool, dict) for one in pool.values()]
-    _anchor(raw.get("trust"), "card", folder)
-    _anchor(raw.get("routing"), "file", folder)
+    anchor(raw.get("trust"), "card", folder)
+    anchor(raw.get("routing"), "file", folder)
     for block in [*served, raw.get("fuser"), raw.get("arbiter")]:
-        _anchor(block, "model", folder, only_if_there=True)
-        if isinstance(block, dict):
-            _anchor(block.get("options"), "crash_once", folder)
-            _anchor(block.get("options"), "lora", folder)
-            _anchor(block.get("resources"), "python", folder, through_links=False)
+        anchor_served(block, folder)
 
 
-def _anchor(
+def anchor_sources(block: Any, key: str, folder: Path) -> None:
+    """Makes the paths of a prompt set absolute; `key` is where it stands."""
+    sources = block.get("sources") if isinstance(block, dict) else None
+    for number, source in enumerate(sources if isinstance(sources, list) else []):
+        if not isinstance(source, dict):
+            continue
+        if "folder" in source:
+            raise ConfigError(
+                f"{key}.sources.{number}: 'folder' is no key to set; it is where the config lies"
+            )
+        anchor(source, "path", folder)
+        anchor(source, "dataset", folder, only_if_there=True)
+        source["folder"] = str(folder)
+
+
+def anchor_served(block: Any, folder: Path) -> None:
+    """Makes the paths of a model behind an engine absolute."""
+    anchor(block, "model", folder, only_if_there=True)
+    if isinstance(block, dict):
+        anchor(block.get("options"), "crash_once", folder)
+        anchor(block.get("options"), "lora", folder)
+        anchor(block.get("resources"), "python", folder, through_links=False)
+
+
+def anchor(
     block: Any,
     key: str,
     folder: Path,
@@ -162,7 +179,8 @@ def _anchor(
     only_if_there: bool = False,
     through_links: bool = True,
 ) -> None:
-    """A virtual environment's Python is a link; followed, it leads out of that environment."""
+    """Makes one path absolute, if it is one. A virtual environment's Python is a link; followed, it
+    leads out of that environment."""
     if not isinstance(block, dict) or not isinstance(block.get(key), str) or not block[key]:
         return
     place = folder / Path(block[key]).expanduser()
@@ -182,9 +200,10 @@ def _normal(place: Path) -> str:
     return str(Path(*parts))
 
 
-def _validate(raw: dict[str, Any], where: str) -> RunConfig:
+def validated(kind: type[Config], raw: dict[str, Any], where: str) -> Config:
+    """A config of a kind. Raises ConfigError, one sentence per mistake."""
     try:
-        return RunConfig.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         lines = [_sentence(item) for item in error.errors() if item["type"] != "too_short"]
         lines = lines or [_sentence(item) for item in error.errors()]

@@ -88,7 +88,7 @@ class Cost:
 
 def costs_of(store: Store, components: Components, usages: Mapping[str, Usage]) -> list[Cost]:
     """One for each teacher and Arbiter of the config, in its order; and, where there is any, one
-    (of no stage) for all that the config has no longer. `usages` is what `plan.paid` tells."""
+    (of no stage) for all that the config has no longer. `usages` is what `spending.paid` tells."""
     told = speeds(store.events(), {part.fingerprint: part.name for part in components.served})
     found = []
     for part in components.served:

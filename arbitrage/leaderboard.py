@@ -23,8 +23,9 @@ from arbitrage.components import Fuser, Teacher
 from arbitrage.costs import Cost, costs_of
 from arbitrage.errors import InputError, UsageError
 from arbitrage.failures import failures
-from arbitrage.plan import paid, read_state
+from arbitrage.plan import read_state
 from arbitrage.results import Results
+from arbitrage.spending import paid
 from arbitrage.standings import Cell, Entry, Leaderboard
 from arbitrage.stats import Moments
 from arbitrage.summary import store_gates

@@ -129,7 +129,7 @@ def _pair(source: Source, row: Row, default: str | None) -> Pair:
         raise BadRowError(row.reason, row.detail)
     fields = row.fields
     conversation = "prompt" if isinstance(fields.get("prompt"), list) else "messages"
-    messages = messages_of(fields, conversation, "prompt")
+    messages = messages_of(fields, (conversation,), ("prompt",))
     check_text(messages, MAX_CHARS)
     language = _language(fields.get("language"), source.language, default)
     chosen, rejected = (_completion(fields, name) for name in ("chosen", "rejected"))

@@ -16,19 +16,23 @@ from arbitrage.advice import advice
 from arbitrage.board import Board
 from arbitrage.budget import open_budget
 from arbitrage.cluster import Cluster
+from arbitrage.desk import Desk
 from arbitrage.driver import drive, ration
 from arbitrage.engines import require, require_variables
 from arbitrage.metrics import Metrics
-from arbitrage.plan import paid, read_state
+from arbitrage.plan import read_state
 from arbitrage.ray_metrics import RayMeter, require_port
 from arbitrage.resolve import resolve
-from arbitrage.stages import Desk
+from arbitrage.spending import paid
 from arbitrage.store import Store
 
 if TYPE_CHECKING:
     import threading
 
+    from arbitrage.budget import Budget
     from arbitrage.configfile import Loaded
+    from arbitrage.lock import Held
+    from arbitrage.plan import Planner
     from arbitrage.progress import Progress
     from arbitrage.summary import Summary
 
@@ -58,17 +62,8 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         manifest.record_start(store, loaded, components, planner)
         unread = bool(prompt_set.unread)
         board = Board(planner, shards, unread=unread, attempts=config.cluster.attempts)
-        earlier = paid(store, planner.listing) if config.budget.limits() else {}
-        budget = open_budget(config, components, earlier)
-        ration(board, budget)
-        if board.is_open():
-            desk = Desk(store, config, components, prompt_set=prompt_set, token=held.token)
-            with progress, Cluster(desk) as cluster:
-                metrics = Metrics(RayMeter(), store.address(), board.names)
-                grace_s = config.cluster.grace_s
-                drive(board, budget, cluster, store, progress, metrics, stop, grace_s, held)
-            held.check()
-            store.sweep()  # replicas that were ended may have left something half-written
+        desk = Desk(store, config, components, prompt_set=prompt_set, token=held.token)
+        budget = work(desk, board, planner, progress, stop, held)
         held.check()
         manifest.record_end(store, components, planner)
     return summary.of_run(
@@ -81,3 +76,26 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         set_aside={role.name: role.set_aside for role in board.roles.values() if role.set_aside},
         limits=budget.limits,
     )
+
+
+def work(
+    desk: Desk,
+    board: Board,
+    planner: Planner,
+    progress: Progress,
+    stop: threading.Event,
+    held: Held,
+) -> Budget:
+    """Does what stands on the board, as far as the budget pays for it."""
+    store, config = desk.store, desk.config
+    earlier = paid(store, planner.listing) if config.budget.limits() else {}
+    budget = open_budget(config.budget, desk.components, earlier)
+    ration(board, budget)
+    if board.is_open():
+        with progress, Cluster(desk) as cluster:
+            metrics = Metrics(RayMeter(), store.address(), board.names)
+            grace_s = config.cluster.grace_s
+            drive(board, budget, cluster, store, progress, metrics, stop, grace_s, held)
+        held.check()
+        store.sweep()  # replicas that were ended may have left something half-written
+    return budget

@@ -16,7 +16,7 @@ from arbitrage.errors import StoreError
 from arbitrage.identity import fingerprint
 from arbitrage.records import SELECTED, leaves
 from arbitrage.store import shard_number
-from arbitrage.usage import Usage, total_of
+from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -374,19 +374,6 @@ def _read_round(planner: Planner, store: Store, shards: list[ShardState], number
 def routed(note: dict[str, Any]) -> dict[str, tuple[int, str]]:
     """Who is asked, from a route file's footer or its task's report."""
     return {owner: (rows, digest) for owner, (rows, digest) in note["teachers"].items()}
-
-
-def paid(store: Store, listing: Listing) -> dict[str, Usage]:
-    """What each teacher and Arbiter that ever was in this run has spent, by fingerprint.
-
-    It is what the footers of all candidates and scores say, so a file that is gone is forgotten.
-    """
-    files = sorted(p for p in listing.files if p.startswith(("candidates/", "scores/")))
-    spent: dict[str, list[Usage]] = {}
-    for told in store.footers(files).values():
-        owner = told["teacher"] if "teacher" in told else told["arbiter"]
-        spent.setdefault(owner, []).append(Usage(**told.get("spent", {})))
-    return {owner: total_of(usages) for owner, usages in spent.items()}
 
 
 def quarantine_of(product_path: str) -> str:

@@ -42,12 +42,12 @@ from arbitrage.plan import (
     Round,
     ShardState,
     Task,
-    paid,
     read_state,
 )
 from arbitrage.records import MESSAGES, PROMPT_COLUMNS
 from arbitrage.resolve import resolve
 from arbitrage.routers import routes_of
+from arbitrage.spending import paid
 from arbitrage.store import Store
 from arbitrage.summary import against
 

@@ -17,9 +17,10 @@ from arbitrage.config import PromptsConfig
 from arbitrage.configfile import Loaded
 from arbitrage.errors import ArbitrageError
 from arbitrage.figures import figures_of
-from arbitrage.plan import paid, read_state
+from arbitrage.plan import read_state
 from arbitrage.resolve import resolve
 from arbitrage.settings import BudgetConfig
+from arbitrage.spending import paid
 from arbitrage.store import Store
 
 if TYPE_CHECKING:

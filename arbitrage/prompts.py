@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from arbitrage import sources
+from arbitrage.choices import names_in
 from arbitrage.errors import InputError, StageError
 from arbitrage.identity import digest, fingerprint, prompt_id
 from arbitrage.languages import Detector, parse_tag
@@ -26,6 +26,8 @@ from arbitrage.validation import (
     BadRowError,
     check_text,
     declared_language,
+    finite,
+    first_of,
     messages_of,
     storable,
 )
@@ -230,19 +232,20 @@ class _Preparer:
 
     def _accept(self, source: Source, line: int, fields: dict[str, Any]) -> Accepted:
         columns = source.columns
-        messages = messages_of(fields, columns.messages, columns.prompt)
+        named = [names_in(column) for column in (columns.messages, columns.prompt, columns.id)]
+        messages = messages_of(fields, *named[:2])
         check_text(messages, self._config.max_chars)
         language, how = self._language(source, fields, messages)
-        used = {columns.prompt, columns.messages, columns.id, columns.language}
+        used = {columns.language}.union(*named)
         extra = {key: value for key, value in fields.items() if key not in used}
-        user_id = fields.get(columns.id) if columns.id else None
+        user_id = first_of(fields, named[2])[1]
         return Accepted(
             prompt_id(messages),
             None if user_id is None else storable(str(user_id)),
             language,
             how,
             messages,
-            json.dumps(_finite(extra), default=str) if extra else None,
+            json.dumps(finite(extra), default=str) if extra else None,
             source.name,
             line,
             None,
@@ -380,15 +383,6 @@ def _publish_refused(store: Store, source: Source, refused: list[Refused]) -> No
         for key in ("detail", "raw"):
             row[key] = row[key].encode("utf-8", "replace").decode("utf-8")
     store.publish(path, pa.Table.from_pylist(rows, QUARANTINE), {"source": source.name})
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null instead."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _remember(store: Store, tallies: dict[str, Tally], current: set[str]) -> None:

@@ -128,6 +128,23 @@ repeat what stands right before them; `foreign_*` count stretches and letters of
 neither the language nor the prompt has; `lines` are those long enough to be judged, and
 `wrong_lines` has the code of the language of each that is surely not the prompt's."""
 
+JUDGEMENTS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("game", pa.int32(), nullable=False),
+        pa.field("verdict", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("tries", pa.int32(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""One row per (prompt, game) of one judge and one pair of models. In game 0 the first model of the
+pair, by fingerprint, was shown as A, in game 1 the second. `verdict` is about what was shown, null
+where `error` is set. `text` is all that the judge said last; tokens are of all tries."""
+
 CANDIDATE_SUMMARY = pa.struct(
     [
         ("teacher", pa.string()),
@@ -207,6 +224,7 @@ SCHEMAS = {
     "candidates": CANDIDATES,
     "gates": GATES,
     "scores": SCORES,
+    "judgements": JUDGEMENTS,
     "selected": SELECTED,
     "quarantine": QUARANTINE,
 }
@@ -254,6 +272,11 @@ MEANINGS = {
     "error": "why there is no answer",
     "scores.error": "why there is no score",
     "score": "the Arbiter's, null with an error",
+    "game": "0: the pair's first is A; 1: the second",
+    "verdict": "A>>B, A>B, A=B, B>A or B>>A",
+    "text": "what the judge said",
+    "tries": "until there was a verdict, or none",
+    "judgements.error": "why there is no verdict",
     "truncated": "the engine cut it off",
     "empty": "nothing but white space",
     "repetition": "share of words that repeat at once",
@@ -302,6 +325,7 @@ REPEATING = frozenset(
         *("finish_reason", "gates", "family", "teacher", "model", "revision", "stage", "reason"),
         *("teacher_fingerprint", "arbiter_fingerprint", "selector_fingerprint"),
         *("run_fingerprint", "error", "wrong_lines", "rank", "rejected_teacher", "same_as"),
+        "verdict",
     }
 )
 """Columns (leaf names) whose values repeat: these alone are worth a Parquet dictionary."""

@@ -195,12 +195,22 @@ def _teacher(
     known: Mapping[str, str],
 ) -> Teacher:
     found = known.get(f"candidates/{name}")
-    identity = config.identity() | ({} if found else _model_identity(f"teachers.{name}", config))
-    if any(group.temperature > 0 and group.seed is None for group in config.sampling):
-        identity["run_seed"] = run.seed
-    languages = _coverage(name, config, family_of)
+    place = f"teachers.{name}"
+    identity = teacher_identity(place, config, run.seed, look=not found)
+    languages = coverage(place, config, family_of)
     own = found or fingerprint(identity)
     return Teacher("candidates", name, identity, own, config, languages, run.seed)
+
+
+def teacher_identity(
+    place: str, config: TeacherConfig, seed: int, *, look: bool = True
+) -> dict[str, Any]:
+    """What a model that answers is named by; `place` is where it stands in the config. Raises
+    ConfigError for a local model that is not there, unless it is not to be looked at."""
+    identity = config.identity() | (model_identity(place, config) if look else {})
+    if any(group.temperature > 0 and group.seed is None for group in config.sampling):
+        identity["run_seed"] = seed
+    return identity
 
 
 def _rounds(routing: RoutingConfig, teachers: tuple[Teacher, ...]) -> int:
@@ -217,13 +227,14 @@ def _arbiter(
     name: str, config: ArbiterConfig, languages: frozenset[str] | None, known: Mapping[str, str]
 ) -> Arbiter:
     found = known.get(f"scores/{name}")
-    identity = config.identity() | ({} if found else _model_identity("arbiter", config))
+    identity = config.identity() | ({} if found else model_identity("arbiter", config))
     own = found or fingerprint(identity)
     return Arbiter("scores", name, identity, own, config, languages)
 
 
-def _model_identity(place: str, config: Served) -> dict[str, Any]:
-    """A local folder is named by its content, so that moving it changes nothing."""
+def model_identity(place: str, config: Served) -> dict[str, Any]:
+    """A local folder is named by its content, so that moving it changes nothing. Raises
+    ConfigError where it is not there."""
     found: dict[str, Any] = {}
     if config.model is not None:
         folder = Path(config.model)
@@ -253,7 +264,9 @@ def _rule_identity(place: str, options: RuleOptions) -> dict[str, Any]:
         raise ConfigError(f"{place}: {error}") from error
 
 
-def _coverage(name: str, config: TeacherConfig, family_of: Mapping[str, str]) -> frozenset[str]:
+def coverage(place: str, config: TeacherConfig, family_of: Mapping[str, str]) -> frozenset[str]:
+    """The codes of the languages that a model is asked in. Raises ConfigError for an unknown
+    family."""
     if config.languages == "all":
         return frozenset(table())
     known = sorted(set(family_of.values()))
@@ -261,7 +274,7 @@ def _coverage(name: str, config: TeacherConfig, family_of: Mapping[str, str]) ->
         if family not in known:
             near = difflib.get_close_matches(family, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"families are {', '.join(known)}"
-            raise ConfigError(f"teachers.{name}: unknown family {family!r}; {hint}")
+            raise ConfigError(f"{place}: unknown family {family!r}; {hint}")
     by_family = {code for code, family in family_of.items() if family in config.families}
     return frozenset(by_family | set(config.languages))
 

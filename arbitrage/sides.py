@@ -13,8 +13,9 @@ import numpy as np
 
 from arbitrage import baselines
 from arbitrage.costs import costs_of
-from arbitrage.plan import paid, quarantine_of
+from arbitrage.plan import quarantine_of
 from arbitrage.results import Results
+from arbitrage.spending import paid
 from arbitrage.store import shard_number
 from arbitrage.views import look
 

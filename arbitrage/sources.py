@@ -19,7 +19,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arbitrage.config import Columns, PromptsConfig, SourceConfig
+from arbitrage.choices import Columns, names_in
+from arbitrage.config import PromptsConfig, SourceConfig
 from arbitrage.errors import InputError
 from arbitrage.identity import fingerprint
 from arbitrage.languages import parse_tag
@@ -180,10 +181,10 @@ def check(source: Source) -> None:
     twice = sorted({name for name in known if known.count(name) > 1})
     if twice:
         raise InputError(f"{source.name} has two columns of the name {twice[0]!r}; rename one")
-    wanted = [source.columns.messages, source.columns.prompt]
-    if not any(name in known for name in wanted if name):
+    prompt = names_in(source.columns.prompt)
+    if not any(name in known for name in (*names_in(source.columns.messages), *prompt)):
         raise InputError(
-            f"{source.name} has no column {source.columns.prompt!r}; it has "
+            f"{source.name} has no column {' or '.join(map(repr, prompt))}; it has "
             f"{', '.join(map(repr, known)) or 'none'}: map yours with `columns: {{prompt: ...}}`"
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,37 +28,22 @@ from arbitrage.journal import Journal
 from arbitrage.lineup import lined_up
 from arbitrage.parts import choosing_of, part_of, read_parts
 from arbitrage.plan import Report, Task, quarantine_of
-from arbitrage.prompts import PromptSet, published_from, read_shards
-from arbitrage.records import GATES, PROMPT_COLUMNS, SCORES, Prompt
+from arbitrage.prompts import published_from, read_shards
+from arbitrage.records import GATES, PROMPT_COLUMNS, SCORES, Message, Prompt
 from arbitrage.resumable import Resumable, Work
+from arbitrage.spending import spent_on
 from arbitrage.store import key_of
 from arbitrage.usage import Usage
+from arbitrage.winrate import work
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from arbitrage.components import Components, Teacher
-    from arbitrage.config import RunConfig
+    from arbitrage.components import Teacher
+    from arbitrage.desk import Desk
     from arbitrage.engines import Generator, Scorer
-    from arbitrage.prompts import Shard
+    from arbitrage.prompts import PromptSet, Shard
     from arbitrage.store import Published, Store
-
-
-@dataclass
-class Desk:
-    """What a replica works with: the store, the run's parts, and the engine that it has loaded.
-
-    Once `halted`, tasks begin nothing new.
-    """
-
-    store: Store
-    config: RunConfig
-    components: Components
-    engine: Generator | Scorer | None = None
-    prompt_set: PromptSet | None = None
-    token: str | None = None
-    unread: Iterator[Shard] | None = field(default=None, init=False)
-    halted: bool = field(default=False, init=False)
 
 
 async def execute(task: Task, desk: Desk) -> Report:
@@ -116,8 +101,8 @@ def _before(paths: Sequence[str], prompts: pa.Table, desk: Desk) -> rounds.Outco
         return None
     state = desk.store.footer(paths[0]).get("state", {})
     seen = prompts.slice(0, 0) if len(paths) < 2 else desk.store.read(paths[1]).table
-    parts = read_parts(desk.store, paths[2:], seen, desk.components, desk.config)
-    lineup = lined_up(seen, parts, choosing_of(desk.config, desk.components))
+    parts = read_parts(desk.store, paths[2:], seen, desk.components, desk.run)
+    lineup = lined_up(seen, parts, choosing_of(desk.run, desk.components))
     return rounds.Outcome(seen, lineup, state)
 
 
@@ -127,7 +112,7 @@ async def generate(task: Task, desk: Desk) -> Report:
     engine = cast("Generator", desk.engine)
     prompts, reused = await asyncio.to_thread(_asked, task, desk, teacher)
     wanted = {prompt.id for prompt in prompts}
-    stored = await asyncio.to_thread(_answered_before, reused, desk.store, wanted)
+    stored = await asyncio.to_thread(_answered_before, reused, task, desk.store, wanted)
     groups = answers.groups_of(teacher)
     missing = {
         f"{prompt.id}/{group.number}": (prompt, group)
@@ -135,7 +120,7 @@ async def generate(task: Task, desk: Desk) -> Report:
         if prompt.id not in stored
         for group in groups
     }
-    work = Work(
+    job = Work(
         partial(answers.answer, engine),
         answers.told,
         answers.untold,
@@ -143,7 +128,7 @@ async def generate(task: Task, desk: Desk) -> Report:
         lambda item: item[0].id,
     )
     journal = Journal(desk.store, task.output, task.key)
-    made = Resumable(missing, work, journal, engine.max_in_flight, lambda: desk.halted)
+    made = Resumable(missing, job, journal, engine.max_in_flight, lambda: desk.halted)
     besides = await made.finish(wary=task.wary)
     fresh: dict[str, list[answers.Answer]] = {}
     for key, (prompt, _) in missing.items():
@@ -155,7 +140,8 @@ async def generate(task: Task, desk: Desk) -> Report:
     answers.require_complete(table, prompts, teacher)
     spent = besides.plus(answers.usage_of(new)).priced(teacher.config.price)
     told = {"key": task.key, "teacher": teacher.fingerprint, **answers.counts_of(table)}
-    note: dict[str, Any] = {**told, "spent": asdict(spent), "made_with": engine.provenance()}
+    in_all = (await asyncio.to_thread(spent_on, desk.store, task.output)).plus(spent)
+    note: dict[str, Any] = {**told, "spent": asdict(in_all), "made_with": engine.provenance()}
     if isinstance(teacher, Fuser) and desk.components.fuse:
         note["read"] = [desk.components.fuse.fingerprint, *task.inputs[2:]]
     await _publish(desk, task.output, table.combine_chunks(), note)
@@ -171,25 +157,34 @@ async def _publish(desk: Desk, path: str, table: pa.Table, note: dict[str, Any])
 def _asked(task: Task, desk: Desk, teacher: Teacher) -> tuple[list[Prompt], tuple[str, ...]]:
     """The teacher's prompts of the shard, with its system prompt where they have none; and the
     files of its own earlier candidates."""
-    store = desk.store
-    shard = store.read(task.inputs[0], columns=PROMPT_COLUMNS).table
-    routes = store.read(task.inputs[1]).table
-    ids, languages, messages = (shard[name].to_pylist() for name in PROMPT_COLUMNS)
-    if ids != routes["prompt_id"].to_pylist():
-        raise StageError(f"{task.inputs[1]} does not route the prompts of {task.inputs[0]}")
+    shard = desk.store.read(task.inputs[0], columns=PROMPT_COLUMNS).table
+    routed = task.inputs[1:2] if task.inputs[1:2] and task.inputs[1].startswith("routes/") else ()
     prompts = []
-    for key, language, turns, owners in zip(
-        ids, languages, messages, routes["teachers"].to_pylist(), strict=True
-    ):
-        if teacher.fingerprint in owners:
-            system = for_language(teacher.config.system, language)
-            if system and turns[0]["role"] != "system":
-                turns = [{"role": "system", "content": system}, *turns]
-            prompts.append(Prompt(key, language, turns))
+    for key, language, turns in _routed(shard, routed, desk, teacher):
+        system = for_language(teacher.config.system, language)
+        if system and turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": system}, *turns]
+        prompts.append(Prompt(key, language, turns))
+    others = task.inputs[1 + len(routed) :]
     if not isinstance(teacher, Fuser):
-        return prompts, task.inputs[2:]
-    candidates = _sound_candidates(task.inputs[2:], shard, desk)
+        return prompts, others
+    candidates = _sound_candidates(others, shard, desk)
     return fusion.fused(prompts, candidates, teacher.config), ()
+
+
+def _routed(
+    shard: pa.Table, route: Sequence[str], desk: Desk, teacher: Teacher
+) -> Iterator[tuple[str, str, list[Message]]]:
+    """The rows that a teacher is asked: as the route says; where nobody routes, all of its
+    languages."""
+    ids, languages, messages = (shard[name].to_pylist() for name in PROMPT_COLUMNS)
+    asked = [code in teacher.languages for code in languages]
+    if route:
+        routes = desk.store.read(route[0]).table
+        if ids != routes["prompt_id"].to_pylist():
+            raise StageError(f"{route[0]} does not route the prompts of this shard")
+        asked = [teacher.fingerprint in owners for owners in routes["teachers"].to_pylist()]
+    yield from itertools.compress(zip(ids, languages, messages, strict=True), asked)
 
 
 def _sound_candidates(paths: Sequence[str], shard: pa.Table, desk: Desk) -> fusion.Candidates:
@@ -198,22 +193,27 @@ def _sound_candidates(paths: Sequence[str], shard: pa.Table, desk: Desk) -> fusi
     sound: list[bool] = []
     for lane in zip(paths[::2], paths[1::2], strict=True):
         contents = [desk.store.read(path) for path in lane]
-        part = part_of(lane, contents, shard, desk.components, desk.config)
+        part = part_of(lane, contents, shard, desk.components, desk.run)
         columns = (part.candidates[name].to_pylist() for name in ("prompt_id", "completion"))
         rows += zip(*columns, strict=True)
-        sound += (~names_any(part.failed, desk.config.gates.enforced())).tolist()
+        sound += (~names_any(part.failed, desk.run.gates.enforced())).tolist()
     return fusion.gathered(rows, sound)
 
 
-def _answered_before(paths: Sequence[str], store: Store, wanted: set[str]) -> dict[str, pa.Table]:
+def _answered_before(
+    paths: Sequence[str], task: Task, store: Store, wanted: set[str]
+) -> dict[str, pa.Table]:
     """Candidates in this teacher's earlier files of the same shard, by prompt id.
 
     They are there when the teacher was once asked fewer or other prompts of the shard; the folder's
-    fingerprint says that they are what it would answer now.
+    fingerprint says that they are what it would answer now. Of a file that is made again, what is
+    no error.
     """
     found: dict[str, pa.Table] = {}
-    for path in paths:
+    for path in (*paths, *([task.output] if store.has(task.output) else [])):
         table = store.read(path).table
+        if path == task.output:
+            table = table.filter(table["error"].is_null())
         starts: dict[str, list[int]] = {}
         for row, key in enumerate(table["prompt_id"].to_pylist()):
             starts.setdefault(key, []).append(row)
@@ -236,7 +236,7 @@ def _gate(task: Task, desk: Desk) -> Report:
     prompts = [asked[key] for key in told["prompt_id"].to_pylist()]
     columns = (told[name].to_pylist() for name in ("completion", "finish_reason"))
     texts, reasons = columns
-    facts = gates.measure(prompts, texts, reasons, gates.refusals_of(desk.config.gates))
+    facts = gates.measure(prompts, texts, reasons, gates.refusals_of(desk.run.gates))
     own = told.select(["prompt_id", "sample"])
     table = pa.Table.from_arrays([*own.columns, *facts.columns], schema=GATES)
     note = {"key": task.key, "gates": desk.components.gates.fingerprint}
@@ -263,9 +263,9 @@ async def score(task: Task, desk: Desk) -> Report:
         for key, sample, text in zip(keys, samples, texts, strict=True)
         if arbiter.scores_in(asked[key].language)
     }
-    work = Work(lambda pair: judge(scorer, *pair), list, lambda told: Verdict(*told), _unjudged, id)
+    job = Work(lambda pair: judge(scorer, *pair), list, lambda told: Verdict(*told), _unjudged, id)
     journal = Journal(desk.store, task.output, candidates.digest)
-    marks = Resumable(pairs, work, journal, scorer.max_in_flight, lambda: desk.halted)
+    marks = Resumable(pairs, job, journal, scorer.max_in_flight, lambda: desk.halted)
     besides = await marks.finish(wary=task.wary)
     rows = (f"{key}/{sample}" for key, sample in zip(keys, samples, strict=True))
     verdicts = [marks.results.get(row, NOT_ASKED) for row in rows]
@@ -301,8 +301,8 @@ def _select(task: Task, desk: Desk) -> Report:
     if components.selector.chained and task.shard:
         before = store.footer(files[-1])["tally"]
         files = files[:-1]
-    parts = read_parts(store, files, prompts, components, desk.config)
-    choosing = choosing_of(desk.config, components)
+    parts = read_parts(store, files, prompts, components, desk.run)
+    choosing = choosing_of(desk.run, components)
     selected, lost, tally = product.build(prompts, parts, components, choosing, before)
     aside = quarantine_of(task.output)
     if lost.num_rows or store.has(aside):
@@ -320,4 +320,6 @@ STAGES: dict[str, Callable[[Task, Desk], Awaitable[Report]]] = {
     "gate": gate,
     "score": score,
     "select": select,
+    "adopt": work.adopt,
+    "judge": work.judge,
 }

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from arbitrage.errors import StoreError
 from arbitrage.pace import last_call
-from arbitrage.plan import CLERK, STAGES, paid, read_state
+from arbitrage.plan import CLERK, STAGES, read_state
 from arbitrage.prompts import MEMO
 from arbitrage.reading import REPLACED
+from arbitrage.spending import paid
 from arbitrage.store import Store
 from arbitrage.summary import against
 from arbitrage.views import config_of, open_run

@@ -10,6 +10,7 @@ whole files only; one driver at a time holds a run directory, and a dead driver 
     candidates/<teacher>-<fp>/00000.<key>.parquet
     gates/gates-<fp>/<teacher>-<fp>/00000.<key>.parquet
     scores/<arbiter>-<fp>/<teacher>-<fp>/00000.<key>.parquet
+    judgements/<judge>-<fp>/<pair>-<fp>/00000.<key>.parquet
     selected/<selector>-<fp>/00000.parquet     selected/latest
     quarantine/<stage>/...
 """
@@ -273,7 +274,7 @@ class Store:
             self._list_files(kind, found, deep=kind == "quarantine")
         for kind in ("routes", "candidates", "selected"):
             self._list_components(kind, found)
-        for kind in ("gates", "scores"):
+        for kind in ("gates", "scores", "judgements"):
             for judge in self._list_components(kind, found):
                 self._list_components(judge, found)
         return found

@@ -10,9 +10,10 @@ import numpy as np
 
 from arbitrage import baselines
 from arbitrage.costs import Cost, costs_of
-from arbitrage.plan import paid, quarantine_of
+from arbitrage.plan import quarantine_of
 from arbitrage.prompts import MEMO
 from arbitrage.results import LanguageResult, Results, told_beside
+from arbitrage.spending import paid
 from arbitrage.usage import total_of
 
 if TYPE_CHECKING:

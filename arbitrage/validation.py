@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 from arbitrage.languages import parse_tag
 from arbitrage.records import ROLES, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+TURNS = "turns"
+"""So question sets after MT-Bench call a conversation: turns of the user, without roles. Only one
+of a single turn can be asked as it is."""
 
 
 class BadRowError(Exception):
@@ -18,23 +27,35 @@ class BadRowError(Exception):
         self.detail = detail
 
 
-def messages_of(fields: dict[str, Any], messages: str | None, prompt: str | None) -> list[Message]:
+def first_of(fields: dict[str, Any], names: Sequence[str]) -> tuple[str | None, Any]:
+    """The first of the columns that is there and not null, and its value; else one that is null;
+    else none."""
+    there = [name for name in names if name in fields]
+    told = [name for name in there if fields[name] is not None]
+    name = next(iter([*told, *there]), None)
+    return name, None if name is None else fields[name]
+
+
+def messages_of(
+    fields: dict[str, Any], messages: Sequence[str], prompt: Sequence[str]
+) -> list[Message]:
     """The conversation in a row: its `messages` column if it has one, else its `prompt` column."""
-    if messages and fields.get(messages) is not None:
-        return _conversation(fields[messages])
-    if not prompt or prompt not in fields:
-        wanted = " or ".join(repr(name) for name in (prompt, messages) if name)
+    column, turns = first_of(fields, messages)
+    if turns is not None:
+        return _conversation(turns, only_user=column == TURNS)
+    name, value = first_of(fields, prompt)
+    if name is None:
+        wanted = " or ".join(repr(name) for name in (*prompt, *messages))
         raise BadRowError("missing_column", f"there is no {wanted}")
-    value = fields[prompt]
     if value is None:
-        raise BadRowError("null_prompt", f"{prompt!r} is null")
+        raise BadRowError("null_prompt", f"{name!r} is null")
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise BadRowError("wrong_type", f"{prompt!r} should be a string, not {kind}")
+        raise BadRowError("wrong_type", f"{name!r} should be a string, not {kind}")
     return [{"role": "user", "content": value}]
 
 
-def _conversation(value: Any) -> list[Message]:
+def _conversation(value: Any, *, only_user: bool = False) -> list[Message]:
     """Checks `messages`; a string is read as JSON, for formats without nested values."""
     if isinstance(value, str):
         try:
@@ -43,6 +64,8 @@ def _conversation(value: Any) -> list[Message]:
             raise BadRowError("wrong_type", f"messages are no JSON: {error}") from None
     if not isinstance(value, list):
         raise BadRowError("wrong_type", f"messages should be a list, not {type(value).__name__}")
+    if only_user and len(value) == 1 and isinstance(value[0], dict):
+        value = [{"role": "user", **value[0]}]
     turns = [_turn(item) for item in value]
     if not turns:
         raise BadRowError("blank_prompt", "messages are empty")
@@ -91,3 +114,12 @@ def declared_language(value: Any) -> str:
     if code is None:
         raise BadRowError("unknown_language", f"{value!r:.40} is no known language tag")
     return code
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null instead."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

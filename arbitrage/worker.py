@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from arbitrage.components import Teacher
     from arbitrage.config import Served
+    from arbitrage.desk import Desk
     from arbitrage.plan import Report, Task
-    from arbitrage.stages import Desk
 
 GC_THRESHOLD = 50_000
 """Rows, and what libraries bring, are many small objects without cycles; looking for some all the

@@ -22,6 +22,7 @@ from arbitrage.board import Board
 from arbitrage.components import Components, Teacher
 from arbitrage.config import RunConfig
 from arbitrage.configfile import Loaded
+from arbitrage.desk import Desk
 from arbitrage.engines import build_generator, build_scorer
 from arbitrage.errors import EngineError, StaleInputError, UsageError
 from arbitrage.plan import (
@@ -39,7 +40,7 @@ from arbitrage.prompts import Shard
 from arbitrage.records import PROMPT_COLUMNS, SCHEMAS
 from arbitrage.resolve import resolve
 from arbitrage.routers import routes_of
-from arbitrage.stages import Desk, execute
+from arbitrage.stages import execute
 from arbitrage.store import Listing, Store
 from arbitrage.usage import Usage
 

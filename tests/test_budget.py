@@ -182,7 +182,7 @@ def test_who_costs_what_comes_from_the_config() -> None:
         config = RunConfig.model_validate({**told, **changes})
         parts = resolve(config)
         named = {part.fingerprint: part.name for part in (*parts.teachers, parts.arbiter)}
-        budget = open_budget(config, parts, {"gone": spent})
+        budget = open_budget(config.budget, parts, {"gone": spent})
         return [named[task.owner] for task in goes(budget, *map(asked, named))]
 
     everyone = ["paid", "own", "fake", "arbiter"]

@@ -12,12 +12,12 @@ import pytest
 from arbitrage import cluster as cluster_module
 from arbitrage import driver
 from arbitrage.cluster import Cluster, Replica
+from arbitrage.desk import Desk
 from arbitrage.errors import ArbitrageError, EngineError, EngineLostError
 from arbitrage.events import Failed, LoadFailed
 from arbitrage.placement import Share, Slots
 from arbitrage.plan import CLERK, READER, ShardState, Task
 from arbitrage.resolve import resolve
-from arbitrage.stages import Desk
 from arbitrage.store import Store
 from command_line import cli, write_config, write_prompts
 from harness import fake, imagined, make_config, pretend, read_rows

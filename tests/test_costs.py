@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arbitrage.costs import OTHERS, Cost, amount_of, costs_of, unit_of
-from arbitrage.plan import paid
+from arbitrage.spending import paid
 from arbitrage.usage import Usage
 from harness import Run, fake, make_config, numbered_prompts, opened, run, write_prompts
 

@@ -12,12 +12,12 @@ import pytest
 from ray.cluster_utils import Cluster as RayCluster
 
 from arbitrage.cluster import Cluster
+from arbitrage.desk import Desk
 from arbitrage.errors import ConfigError
 from arbitrage.events import Loaded
 from arbitrage.nodes import Nodes, Pace
 from arbitrage.placement import Node, Room, Share, Slots
 from arbitrage.resolve import resolve
-from arbitrage.stages import Desk
 from arbitrage.store import Store
 from command_line import cli, digests, running, write_config, write_prompts
 from harness import fake, make_config

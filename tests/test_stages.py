@@ -23,13 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from arbitrage.desk import Desk
 from arbitrage.engines import build_generator, build_scorer
 from arbitrage.errors import EngineError, ItemError, StageError, StaleInputError, StoreError
 from arbitrage.identity import changes, nearest_identity
 from arbitrage.plan import CLERK, READER, Task
 from arbitrage.records import Completion, Prompt
 from arbitrage.resolve import resolve
-from arbitrage.stages import Desk, execute
+from arbitrage.stages import execute
 from arbitrage.store import Published, Store
 from harness import (
     Run,

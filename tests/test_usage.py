@@ -12,8 +12,8 @@ from rich.console import Console
 
 from arbitrage import summary, tables
 from arbitrage.errors import ItemError
-from arbitrage.plan import paid
 from arbitrage.records import Completion
+from arbitrage.spending import paid
 from arbitrage.usage import Usage, metered, note, total_of
 from harness import Run, fake, make_config, numbered_prompts, opened, run, write_prompts
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from arbitrage import readahead
+from arbitrage.desk import Desk
 from arbitrage.readahead import available_bytes, read_ahead
 from arbitrage.resolve import resolve
-from arbitrage.stages import Desk
 from arbitrage.store import Store
 from arbitrage.worker import Worker
 from harness import fake, make_config

@@ -45,6 +45,7 @@ from arbitrage.engines.client import Again, Client
 from arbitrage.engines.reasoning import opens, parted
 from arbitrage.engines.template import compiled, rendered
 from arbitrage.errors import EngineError, ItemError
+from arbitrage.escapes import fenced_json
 from arbitrage.records import Completion
 from arbitrage.usage import Usage, note
 
@@ -68,11 +69,6 @@ _OVERHEAD_TOKENS = 16
 _MOST_TOKENS = 2**31
 _BOTH = ("prompt_tokens", "completion_tokens")
 _MOST_NAMES = 8
-_CONTROL = re.compile(
-    r"[<\[](?=\||\uff5c|/?s>|[be]o[st]>|(?:start|end)_of_|/?INST\]|</?SYS>>|/?think>)",
-    re.IGNORECASE,
-)
-"""Where a control token that is in use begins; nothing in JSON itself looks like that."""
 _NUMBER = re.compile(r"Score: (-?[0-9]+(?:\.[0-9]+)?)")
 
 
@@ -302,7 +298,7 @@ class EndpointScorer(_Endpoint):
         case = {"conversation": prompt.messages, "answer": completion}
         messages = [
             {"role": "system", "content": f"{options.rubric}\n\n{form}"},
-            {"role": "user", "content": _fenced(json.dumps(case, ensure_ascii=False))},
+            {"role": "user", "content": fenced_json(case)},
         ]
         sampling = Sampling(temperature=0, max_tokens=options.judge_max_tokens)
         verdict = await self._complete("chat", {"messages": messages}, sampling, seed=0)
@@ -310,11 +306,6 @@ class EndpointScorer(_Endpoint):
         if verdict.finish_reason != "stop":
             raise ItemError("the judge's answer was cut off before its number")
         return judged(verdict.text, options.lowest, options.highest)
-
-
-def _fenced(text: str) -> str:
-    """The same JSON without any control token that is in use."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def judged(text: str, lowest: float, highest: float) -> float:

@@ -1,0 +1,183 @@
+"""What is still to be made of an evaluation: from a contest and a listing to tasks.
+
+    questions -> answers (one file per model) -> verdicts (per judge and pair), scores (per Arbiter)
+
+As `plan` for runs, and for the same board: a task's output path derives from what goes in. Reads no
+data. Where failures are to be tried again, a file that has some counts as not made, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from arbitrage.errors import StoreError
+from arbitrage.identity import fingerprint
+from arbitrage.plan import CLERK, Planner, ShardState, Task
+from arbitrage.store import shard_number
+from arbitrage.winrate.contest import Adopted, Contest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from arbitrage.store import Store
+    from arbitrage.winrate.contest import Entrant, Judge, Pair
+
+GAMES = 2
+"""Of a pair, for each judge and prompt: one in each order."""
+
+
+@dataclass
+class ContestPlanner(Planner):
+    """Names the missing tasks of each shard of questions. `failures`: how many rows without a
+    result each file has that is to be made again."""
+
+    failures: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def contest(self) -> Contest:
+        """All parts, as what they are."""
+        if not isinstance(self.components, Contest):
+            raise TypeError("a contest's planner plans contests")
+        return self.components
+
+    def is_routed(self, shard: ShardState) -> bool:
+        """Nobody routes: every model is asked everything in its languages."""
+        del shard
+        return True
+
+    def tasks(self, shard: ShardState) -> Iterator[Task]:
+        """All missing tasks of a shard, in order; not all can start yet."""
+        yield from (task for task in self.all_tasks(shard) if not self.is_done(task))
+
+    def all_tasks(self, shard: ShardState) -> list[Task]:
+        """Those that are done too."""
+        contest = self.contest
+        judged = [self.judge_task(shard, j, pair) for j in contest.judges for pair in contest.pairs]
+        scored = [
+            self.score_task(shard, arbiter.fingerprint, one)
+            for arbiter in contest.arbiters
+            for one in contest.entrants
+        ]
+        return [*(self.answer_task(shard, one) for one in contest.entrants), *judged, *scored]
+
+    def answer_task(self, shard: ShardState, entrant: Entrant) -> Task:
+        """A model's answers: made by its engine, or taken over from where they are."""
+        languages = [] if isinstance(entrant, Adopted) else sorted(entrant.languages)
+        key = fingerprint([shard.path, languages])
+        output = self._named(self.folder_of(entrant), shard, key)
+        if isinstance(entrant, Adopted):
+            return self._again(
+                Task(
+                    "adopt",
+                    CLERK,
+                    shard.number,
+                    (shard.path,),
+                    output,
+                    key,
+                    entrant.fingerprint,
+                    rows=shard.rows,
+                )
+            )
+        earlier = self._earlier.get((output.rpartition("/")[0], shard.number), [])
+        inputs = (shard.path, *(path for path in earlier if path != output))
+        owner, rows = entrant.fingerprint, shard.rows
+        return self._again(
+            Task("generate", owner, shard.number, inputs, output, key, rows=rows, requests=rows)
+        )
+
+    def judge_task(self, shard: ShardState, judge: Judge, pair: Pair) -> Task:
+        """A judge's verdicts on two models. Inputs: the questions, and the answers of both."""
+        answers = [self.answer_task(shard, one) for one in pair]
+        key = fingerprint([task.key for task in answers])
+        parent = self.folder_of(judge)
+        folder = self.listing.folder(parent, pair.label, pair.fingerprint)
+        return self._again(
+            Task(
+                "judge",
+                judge.fingerprint,
+                shard.number,
+                (shard.path, *(task.output for task in answers)),
+                self._named(folder, shard, key),
+                key,
+                rows=shard.rows,
+                requests=shard.rows * GAMES,
+            )
+        )
+
+    def score_task(self, shard: ShardState, arbiter: str, entrant: Entrant) -> Task:
+        """An Arbiter's scores of a model's answers, as in a run."""
+        made = self.answer_task(shard, entrant)
+        folder = self.folder_of(entrant, self.folder_of(self.contest.arbiter_of(arbiter)))
+        output = self._named(folder, shard, made.key)
+        inputs = (shard.path, made.output)
+        return self._again(
+            Task(
+                "score",
+                arbiter,
+                shard.number,
+                inputs,
+                output,
+                made.key,
+                rows=shard.rows,
+                requests=shard.rows,
+            )
+        )
+
+    def _named(self, folder: str, shard: ShardState, key: str) -> str:
+        return f"{folder}/{shard.number:05d}.{key}.parquet"
+
+    def _again(self, task: Task) -> Task:
+        """What is made again asks for no more than failed."""
+        failed = self.failures.get(task.output)
+        return task if failed is None else replace(task, requests=min(task.requests, failed))
+
+    def is_done(self, task: Task) -> bool:
+        """Whether the output is there and need not be made again."""
+        return super().is_done(task) and task.output not in self.failures
+
+    def is_ready(self, task: Task) -> bool:
+        """Whether everything that the task reads is there for good."""
+        return super().is_ready(task) and not self.failures.keys() & set(task.inputs)
+
+    def record(self, task: Task) -> None:
+        """Notes that a task's output is now there."""
+        self.failures.pop(task.output, None)
+        super().record(task)
+
+    def followers(self, task: Task) -> list[int]:
+        """Shards have nothing to do with each other."""
+        del task
+        return []
+
+
+def read_contest(
+    contest: Contest, store: Store, *, again: bool
+) -> tuple[ContestPlanner, list[ShardState]]:
+    """What the store holds: the planner, and every shard of questions.
+
+    With `again`, files with failures are to be made again, each once. Raises StoreError where the
+    shards are not numbered as they must be.
+    """
+    planner = ContestPlanner(contest, store.listing(), {})
+    paths = sorted((p for p in planner.listing.files if p.startswith("prompts/")), key=shard_number)
+    if [shard_number(path) for path in paths] != list(range(len(paths))):
+        raise StoreError(
+            f"the shards in {store.address('prompts')} are not numbered 0 to {len(paths) - 1}, "
+            "each once; one was removed or copied in by hand: put that right first"
+        )
+    notes = store.footers(paths)
+    shards = [ShardState(shard_number(path), path, notes[path]["rows"]) for path in paths]
+    planner.shards = {shard.number: shard for shard in shards}
+    if again:
+        planner.failures = _failures(planner, store)
+    return planner, shards
+
+
+def _failures(planner: ContestPlanner, store: Store) -> dict[str, int]:
+    """How many failures each file has that an engine made; and whoever reads one that is made
+    again is made again too."""
+    done = [task for s in planner.shards.values() for task in planner.all_tasks(s)]
+    done = [task for task in done if planner.is_done(task) and task.stage != "adopt"]
+    notes: Mapping[str, dict[str, int]] = store.footers(task.output for task in done)
+    return {task.output: n for task in done if (n := notes[task.output].get("errors", 0))}
