@@ -23,6 +23,7 @@ from arbitrage import (
     cli_arbiter,
     cli_diff,
     cli_export,
+    cli_judgements,
     cli_leaderboard,
     cli_look,
     cli_report,
@@ -325,6 +326,7 @@ for commands in (
     cli_diff,
     cli_export,
     cli_arbiter,
+    cli_judgements,
     cli_route,
 ):
     commands.add_to(app)

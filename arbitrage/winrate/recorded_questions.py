@@ -1,0 +1,99 @@
+"""Language and category of questions, for judgements whose own rows do not tell them.
+
+Knows files of questions (Arena-Hard's question.jsonl, m-ArenaHard's columns, own JSONL), not what
+was answered. A file of questions that stands in a folder above a file of judgements or answers is
+asked first, so that translations with the same ids, a folder each, are told apart; else all are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from arbitrage.errors import InputError
+from arbitrage.languages import parse_tag
+from arbitrage.winrate.recorded_files import files_in, place, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+IDS = ("question_id", "uid", "prompt_id", "id", "question")
+TEXTS = ("prompt", "instruction")
+MULTILINGUAL = re.compile(r"m-?arena-?hard.*[-_]([a-z]{2,3})")
+"""Categories that name their language, as copies of m-ArenaHard in Arena-Hard's form have them."""
+
+
+class About(NamedTuple):
+    """What is known of a question."""
+
+    language: str
+    category: str
+
+
+UNKNOWN = About("", "")
+
+
+def code_of(tag: str) -> str:
+    """A language's code where the tag is known, else the tag as it is."""
+    return parse_tag(tag) or tag
+
+
+@dataclass
+class Questions:
+    """What files of questions tell, by their folders."""
+
+    folders: dict[Path, dict[str, About | None]] = field(default_factory=dict)
+
+    def of(self, path: Path) -> Scope:
+        """What is known of the questions that a file of judgements or answers names."""
+        above = [one for one in self.folders if one in path.resolve().parents]
+        nearest = max(above, key=lambda folder: len(folder.parts), default=None)
+        first = [self.folders[nearest]] if nearest else []
+        return Scope([*first, *(one for one in self.folders.values() if one not in first)])
+
+
+class Scope(NamedTuple):
+    """The tables to ask, the nearest first; none for an id means that it has several languages."""
+
+    tables: list[dict[str, About | None]]
+
+    def about(self, key: str) -> About:
+        """Language and category of a question, empty where they are not known."""
+        return next((table[key] or UNKNOWN for table in self.tables if key in table), UNKNOWN)
+
+
+def read_questions(paths: Sequence[Path]) -> Questions:
+    """Reads files of questions. Raises InputError for a row without an id and without a text."""
+    found = Questions()
+    for path, _ in files_in(paths) if paths else ():
+        table = found.folders.setdefault(path.resolve().parent, {})
+        for number, row in rows(path):
+            keys = _keys(row)
+            if not keys:
+                raise InputError(
+                    f"{place(path, number)} is no question: it has none of "
+                    f"{', '.join((*IDS, *TEXTS))}"
+                )
+            about = _about(row)
+            for key in keys:
+                earlier = table.setdefault(key, about)
+                if earlier is None or earlier.language != about.language:
+                    table[key] = None
+    return found
+
+
+def _keys(row: dict[str, Any]) -> list[str]:
+    """Ids, and the text itself, which AlpacaEval's files have for an id."""
+    values = [row.get(name) for name in (*IDS, *TEXTS)]
+    return [str(value) for value in values if isinstance(value, str | int) and value != ""]
+
+
+def _about(row: dict[str, Any]) -> About:
+    told = [row.get(name) for name in ("language", "lang", "category")]
+    language, other, category = (one if isinstance(one, str) else "" for one in told)
+    named = MULTILINGUAL.fullmatch(category.lower())
+    if not (language or other) and named and parse_tag(named[1]):
+        return About(code_of(named[1]), "")
+    return About(code_of(language or other), category)
