@@ -1,4 +1,4 @@
-"""The command that ranks the teachers of runs: as a page, as Markdown, as CSV."""
+"""The command that ranks the teachers of runs: as a page, as Markdown, as CSV, as JSON."""
 
 from __future__ import annotations
 
@@ -12,12 +12,41 @@ from arbitrage.files import has_scheme
 from arbitrage.languages import parse_tag
 from arbitrage.store import Store
 from arbitrage.tables import harmless
-from arbitrage.terminal import SEE, err, run_of
+from arbitrage.terminal import SEE, AsJson, err, run_of
 
 if TYPE_CHECKING:
     from arbitrage.standings import Leaderboard
+    from arbitrage.winrate.results import Results
 
 PAGE = "leaderboard.html"
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help=f"Where to write it; else a page is RUN/{PAGE}, and the others are printed.",
+    ),
+]
+Pattern = Annotated[
+    str,
+    typer.Option(
+        "--filter",
+        metavar="PATTERN",
+        help="Rows whose name, run, kind, engine, model or license has this in it, is like it "
+        "(* and ?), or has a match for it (re:...).",
+    ),
+]
+WinRates = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--winrate",
+        metavar="PATH",
+        help="Add the win rates of an evaluation: its folder, or its winrate.json; may be "
+        "given several times.",
+    ),
+]
 
 
 def add_to(main: typer.Typer) -> None:
@@ -33,26 +62,10 @@ def leaderboard(
         ),
     ],
     form: Annotated[
-        Literal["html", "md", "csv"], typer.Option("--format", help="What is made.")
+        Literal["html", "md", "csv", "json"], typer.Option("--format", help="What is made.")
     ] = "html",
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help=f"Where to write it; else a page is RUN/{PAGE}, and the others are printed.",
-        ),
-    ] = None,
-    pattern: Annotated[
-        str,
-        typer.Option(
-            "--filter",
-            metavar="PATTERN",
-            help="Rows whose name, run, kind, engine, model or license has this in it, is like it "
-            "(* and ?), or has a match for it (re:...).",
-        ),
-    ] = "",
+    output: Output = None,
+    pattern: Pattern = "",
     sort: Annotated[
         str, typer.Option("--sort", metavar="COLUMN", help="A column or a language; best first.")
     ] = "reward",
@@ -62,28 +75,48 @@ def leaderboard(
     common: Annotated[
         bool, typer.Option("--common", help="Average over what all rows shown have answers in.")
     ] = False,
+    winrates: WinRates = None,
+    as_json: AsJson = False,
 ) -> None:
     """Rank teachers, and what was selected from them, by quality and cost; from files alone."""
     from arbitrage.leaderboard import leaderboard as read
     from arbitrage.standings import standing
-    from arbitrage.tables_leaderboard import of_csv, of_markdown, of_page
+    from arbitrage.tables_leaderboard import of_csv, of_json, of_markdown, of_page
 
+    form = "json" if as_json else form
+    rates = _rates(winrates or [])
     runs = [run_of(place) for place in places]
     target = _target(runs, form, output)
     codes = tuple(map(_code, filter(None, (tag.strip() for tag in languages.split(",")))))
-    board = read(runs)
+    board = _with_rates(read(runs), rates)
     # What the user asked for is checked for a page too, which would apply it later.
     found = standing(board, pattern=pattern, languages=codes, common=common, sort=sort)
     start = {"pattern": pattern, "languages": list(codes), "common": common, "sort": sort}
     if form == "html":
         _write(target, of_page(board, start))
         return
-    text = of_csv(board, found) if form == "csv" else of_markdown(board, found)
+    text = {"csv": of_csv, "json": of_json, "md": of_markdown}[form](board, found)
     if target:
         _write(target, text)
     else:
         print(text, end="")
-    _say(board)
+    if form != "json":
+        _say(board)
+
+
+def _rates(paths: list[Path]) -> list[tuple[str, Results]]:
+    """The win rates of some files, each with what it is called. Raises UsageError."""
+    from arbitrage.winrate.results import read_results
+
+    if len(set(paths)) < len(paths):
+        raise UsageError("win rates are given twice; name each --winrate once")
+    return [(str(path), read_results(path)) for path in paths]
+
+
+def _with_rates(board: Leaderboard, rates: list[tuple[str, Results]]) -> Leaderboard:
+    from arbitrage.winrate.entries import with_win_rates
+
+    return with_win_rates(board, rates) if rates else board
 
 
 def _target(runs: list[str], form: str, output: Path | None) -> Path | None:

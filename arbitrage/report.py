@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arbitrage import account, page, report_matrix, report_tables, report_view, samples, shown
+from arbitrage import winrate_page as winrates
 from arbitrage.errors import StoreError, UsageError
 from arbitrage.files import has_scheme
 from arbitrage.store import Store
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from arbitrage.account import Account
+    from arbitrage.winrate.results import Results
 
 NAME = "report.html"
 MAX_BYTES = 10_000_000
@@ -42,15 +44,22 @@ class Written:
     size: int
 
 
-def write(place: str, output: Path | None = None, prompts: int = samples.PROMPTS) -> Written:
+def write(
+    place: str,
+    output: Path | None = None,
+    prompts: int = samples.PROMPTS,
+    winrate: Results | None = None,
+) -> Written:
     """Makes the report of a run, with up to so many sampled prompts, in one step.
+
+    `winrate`: what an evaluation of its models found, shown as a section of its own.
 
     Raises UsageError where there is no run, or no place for the file.
     """
     target = output or _own_place(place)
     if target.is_dir():
         raise UsageError(f"{target} is a folder; name a file: -o {target / NAME}")
-    text = rendered(place, prompts)
+    text = rendered(place, prompts, winrate)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         Store(target.parent.resolve()).write_text(target.name, text)
@@ -65,15 +74,15 @@ def _own_place(place: str) -> Path:
     return Path(place) / NAME
 
 
-def rendered(place: str, prompts: int = samples.PROMPTS) -> str:
+def rendered(place: str, prompts: int = samples.PROMPTS, winrate: Results | None = None) -> str:
     """The page as text. Raises UsageError where there is no run."""
     view = look(place)
     found = account.of_view(view)
     diversity = diversity_of_run(*view).as_dict() if len(found.teachers) > 1 else None
-    beside = len(html(found, _nothing(), diversity).encode("utf-8"))
+    beside = len(html(found, _nothing(), diversity, winrate).encode("utf-8"))
     room = min(samples.MAX_BYTES, max(0, MAX_BYTES - SPARE_BYTES - beside))
     texts = samples.samples_of(*view, prompts=prompts, max_bytes=room).as_dict()
-    return html(found, texts, diversity)
+    return html(found, texts, diversity, winrate)
 
 
 def _nothing() -> dict[str, Any]:
@@ -82,7 +91,10 @@ def _nothing() -> dict[str, Any]:
 
 
 def html(
-    found: Account, texts: Mapping[str, Any], diversity: Mapping[str, Any] | None = None
+    found: Account,
+    texts: Mapping[str, Any],
+    diversity: Mapping[str, Any] | None = None,
+    winrate: Results | None = None,
 ) -> str:
     """The page of what was gathered; `texts` is what `Sampled.as_dict` gives."""
     head = report_view.head(found)
@@ -90,9 +102,11 @@ def html(
     return page.render(
         "report.html",
         title=f"{head['name']} \u2013 arbitrage",
-        data=_data(found, matrix, texts),
+        data=_data(found, matrix, texts)
+        | ({"winrate": winrates.data_of(winrate, brief=True)} if winrate else {}),
         plots=True,
-        also=PARTS,
+        also=(*PARTS, *([winrates.PARTS] if winrate else [])),
+        winrate=winrates.section(winrate) if winrate else None,
         head=head,
         verdicts=verdicts_of(found),
         tiles=report_view.tiles(found),

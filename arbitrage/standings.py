@@ -67,6 +67,8 @@ COLUMNS = (
     Column("cpu_hours_per_1000", "CPU-h/1,000", "number", -1, about="per 1,000 prompts"),
     Column("money_per_1000", "money/1,000", "number", -1, about="per 1,000 prompts"),
 )
+AFTER = "wins"
+"""Behind this column are those that only some boards have."""
 BY_NAME = {column.name: column for column in COLUMNS}
 COSTS = ("money_per_1000", "gpu_hours_per_1000", "cpu_hours_per_1000")
 """What the first axis may be, the first of them that any entry has."""
@@ -100,7 +102,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Entry:
-    """One row: texts, figures that no choice of languages changes, and a cell per language."""
+    """One row: texts, figures that no choice of languages changes, and a cell per language. A model
+    that is in no run has figures alone."""
 
     name: str
     run: str
@@ -156,11 +159,19 @@ def interval_of(halves: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All entries, the languages of any of them, and sentences on how far they compare."""
+    """All entries, the languages of any of them, and sentences on how far they compare. `extra`
+    are columns that only this board has; their values are figures of its entries."""
 
     entries: tuple[Entry, ...]
     languages: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    extra: tuple[Column, ...] = ()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All of them, its own after those of quality."""
+        place = next(at for at, column in enumerate(COLUMNS) if column.name == AFTER) + 1
+        return (*COLUMNS[:place], *self.extra, *COLUMNS[place:])
 
     @property
     def axes(self) -> tuple[str, str]:
@@ -187,6 +198,7 @@ class Standing:
     rows: tuple[Row, ...]
     languages: tuple[str, ...]
     axes: tuple[str, str]
+    columns: tuple[Column, ...] = COLUMNS
 
 
 def standing(
@@ -198,8 +210,9 @@ def standing(
     sort: str = "reward",
 ) -> Standing:
     """What is shown: entries that match, averaged over some languages (none: all), with `common`
-    over those alone that all of the entries have. Entries in none of the languages are left out.
-    `sort` is a column or a language; by an average, entries that lack a language come after others.
+    over those alone that all of the entries have. Entries of a run that are in none of the
+    languages are left out; models of no run have figures alone and stay. `sort` is a column or a
+    language; by an average, entries that lack a language come after others.
 
     Raises UsageError for a pattern, language or column that is none.
     """
@@ -209,11 +222,16 @@ def standing(
         raise UsageError(f"there is no language {lacking[0]!r} here; there are {there}")
     matches = matcher(pattern)
     shown = [entry for entry in board.entries if matches(entry.texts())]
-    shown = [e for e in shown if not languages or not set(languages).isdisjoint(e.languages)]
+    shown = [
+        entry
+        for entry in shown
+        if not (languages and entry.run) or set(languages) & set(entry.languages)
+    ]
     over = tuple(code for code in board.languages if not languages or code in languages)
     if common:
-        over = tuple(code for code in over if all(code in entry.covered for entry in shown))
-    values = [entry.over(over) for entry in shown]
+        over = tuple(code for code in over if all(code in e.covered for e in shown if e.run))
+    own = [column.name for column in board.extra]
+    values = [entry.over(over) | {n: entry.figures.get(n) for n in own} for entry in shown]
     complete = [bool(over) and entry.covered.issuperset(over) for entry in shown]
     on_front = _front(values, complete, board.axes)
     value, direction = _sorting(sort, board)
@@ -223,7 +241,7 @@ def standing(
     if sort in BY_NAME and BY_NAME[sort].averaged:
         order.sort(key=lambda place: not complete[place])
     rows = (Row(shown[n], values[n], complete[n], on_front[n]) for n in order)
-    return Standing(tuple(rows), over, board.axes)
+    return Standing(tuple(rows), over, board.axes, board.columns)
 
 
 def _front(
@@ -243,10 +261,11 @@ def _sorting(
     sort: str, board: Leaderboard
 ) -> tuple[Callable[[Entry, Mapping[str, Any]], Any], int]:
     """How a row's value is found, and which direction is better. Raises UsageError."""
-    if sort in BY_NAME:
-        return lambda entry, told: told[sort], BY_NAME[sort].better or 1
+    named = {column.name: column for column in board.columns}
+    if sort in named:
+        return lambda entry, told: told[sort], named[sort].better or 1
     if sort in board.languages:
         return lambda entry, told: entry.languages.get(sort, Cell()).values()["reward"], 1
     raise UsageError(
-        f"there is no column {sort!r} to sort by; there are {', '.join(BY_NAME)}, and the languages"
+        f"there is no column {sort!r} to sort by; there are {', '.join(named)}, and the languages"
     )

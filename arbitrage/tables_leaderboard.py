@@ -1,4 +1,4 @@
-"""A leaderboard as Markdown, as CSV, and as a page; writes nothing itself.
+"""A leaderboard as Markdown, as CSV, as JSON, and as a page; writes nothing itself.
 
 Names are text in each of them: no markup, and control characters made visible.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from arbitrage import page
 from arbitrage.languages import table
-from arbitrage.standings import COLUMNS, Cell
+from arbitrage.standings import Cell
 from arbitrage.tables import harmless
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def of_csv(board: Leaderboard, found: Standing) -> str:
     """One row per entry, every column, and the reward of each language; nothing is rounded."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    names = [column.name for column in COLUMNS]
+    names = [column.name for column in board.columns]
     codes = [code for code in board.languages if code in found.languages]
     writer.writerow([*names, "complete", "front", *codes])
     for row in found.rows:
@@ -58,11 +59,27 @@ def _reward(entry: Entry, code: str) -> float | None:
     return entry.languages.get(code, Cell()).values()["reward"]
 
 
+def of_json(board: Leaderboard, found: Standing) -> str:
+    """Every column of every row, the reward of each language, and what a reader should know."""
+    rows = [
+        {
+            **row.values,
+            "complete": row.complete,
+            "front": row.front,
+            "by_language": {code: _reward(row.entry, code) for code in row.entry.languages},
+        }
+        for row in found.rows
+    ]
+    columns = {column.name: f"{column.title}: {column.about}" for column in found.columns}
+    told = {"columns": columns, "languages": found.languages, "notes": board.notes, "rows": rows}
+    return json.dumps(page.plain(told), indent=1) + "\n"
+
+
 def of_markdown(board: Leaderboard, found: Standing) -> str:
     """A table of what anybody has, with sentences below it that say what it means."""
     columns = used(found)
     codes = list(found.languages)
-    head = [column.title for column in columns] + codes
+    head = [escaped(column.title) for column in columns] + codes
     rule = ["---" if column.form == "text" else "---:" for column in columns] + ["---:"] * len(
         codes
     )
@@ -77,30 +94,36 @@ def used(found: Standing) -> list[Column]:
     """The columns that tell anything here: some value, of costs one that is not 0, and the run only
     where there are several."""
     runs = {row.entry.run for row in found.rows}
-    unused = {"interval", "gap_interval"} | ({"run"} if len(runs) == 1 else set())
+    unused = {"interval", "gap_interval"} | ({"run"} if len(runs - {""}) == 1 else set())
+    unused |= {column.name for column in found.columns if is_end(column.name)}
     costs = {"gpu_hours", "cpu_hours", "money"}
     hidden = unused | {
         column.name
-        for column in COLUMNS
+        for column in found.columns
         if not any(
             row.values[column.name]
             not in ((None, 0) if column.name.split("_per_")[0] in costs else (None,))
             for row in found.rows
         )
     }
-    return [column for column in COLUMNS if column.name not in hidden]
+    return [column for column in found.columns if column.name not in hidden]
+
+
+def is_end(name: str) -> bool:
+    """Whether a column is one end of another's interval, which is shown beside that."""
+    return name.endswith(("_low", "_high"))
 
 
 def remarks(board: Leaderboard, found: Standing) -> list[str]:
     """What a reader should know, a line each."""
     said = [*(escaped(note) for note in board.notes), f"{MEANING}."]
-    if any(not row.complete for row in found.rows):
+    if any(not row.complete and row.entry.run for row in found.rows):
         said.append(
             f"{escaped(PARTIAL)}: over fewer languages than others, so it does not compare with "
             "them; `--languages` or `--common` makes averages comparable."
         )
     if any(row.front for row in found.rows):
-        titles = {column.name: column.title for column in COLUMNS}
+        titles = {column.name: escaped(column.title) for column in found.columns}
         said.append(
             f"{FRONT}: nobody is better in both {' and '.join(titles[a] for a in found.axes)}."
         )
@@ -134,8 +157,14 @@ def _shown(column: Column, values: Mapping[str, Any]) -> str:
     if column.form == "text":
         return escaped(value)
     if column.form == "share":
-        return f"{value:.1%}"
+        return f"{value:.1%}" + _ends(column, values)
     return f"{value:,}" if column.form == "count" else _short(value)
+
+
+def _ends(column: Column, values: Mapping[str, Any]) -> str:
+    """The interval of a share, where it has one."""
+    low, high = values.get(f"{column.name}_low"), values.get(f"{column.name}_high")
+    return "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _number(value: float | None) -> str:
@@ -149,10 +178,10 @@ def _short(value: float) -> str:
 
 def of_page(board: Leaderboard, start: Mapping[str, Any]) -> str:
     """The page of all entries; `start` is how it opens: pattern, languages, common, sort."""
-    runs = list(dict.fromkeys(entry.run for entry in board.entries))
+    runs = list(dict.fromkeys(entry.run for entry in board.entries if entry.run))
     title = f"Leaderboard: {', '.join(runs)}"
     data = {
-        "columns": [_column(column) for column in COLUMNS],
+        "columns": [_column(column) for column in board.columns],
         "languages": {code: table()[code].name for code in board.languages if code in table()},
         "codes": list(board.languages),
         "axes": list(board.axes),
@@ -168,11 +197,11 @@ def of_page(board: Leaderboard, start: Mapping[str, Any]) -> str:
 def _column(column: Column) -> dict[str, Any]:
     return {
         "name": column.name,
-        "title": column.title,
+        "title": harmless(column.title).plain,
         "form": column.form,
         "better": column.better,
         "averaged": column.averaged,
-        "about": column.about,
+        "about": harmless(column.about).plain,
     }
 
 

@@ -90,14 +90,16 @@
 
   // ---- Rows ----
 
+  // A model of no run has figures alone, whatever languages are chosen.
+  const isOfRun = (entry) => Boolean(entry.run);
   const isShown = (entry) => TEXTS.some((name) => found(state.regular, entry[name]))
-    && (state.chosen.size === codes.length || codes.some((code) => state.chosen.has(code) && entry.languages[code]));
+    && (state.chosen.size === codes.length || !isOfRun(entry) || codes.some((code) => state.chosen.has(code) && entry.languages[code]));
 
   // The languages that averages are over now; rows are made anew where they change.
   function languagesNow() {
     const wanted = codes.filter((code) => state.chosen.has(code));
     if (!state.common) return wanted;
-    const shown = entries.filter(isShown);
+    const shown = entries.filter(isShown).filter(isOfRun);
     return wanted.filter((code) => shown.every((entry) => covers(entry, code)));
   }
 
@@ -143,7 +145,11 @@
     return Math.abs(value) >= 100 ? arbitrage.count(value) : arbitrage.significant(value);
   }
 
+  const isEnd = (column) => column.name.endsWith("_low") || column.name.endsWith("_high");
+
   function spread(column, values) {
+    const [low, high] = [values[`${column.name}_low`], values[`${column.name}_high`]];
+    if (isNumber(low) && isNumber(high)) return element("span", { class: "spread" }, ` (${arbitrage.number(100 * low, 1)} to ${arbitrage.number(100 * high, 1)})`);
     const half = values[{ reward: "interval", gap: "gap_interval" }[column.name]];
     return isNumber(half) ? element("span", { class: "spread" }, ` \u00b1 ${arbitrage.number(half, 2)}`) : null;
   }
@@ -151,7 +157,7 @@
   function numberCell(column, row) {
     const partial = column.averaged && !row.complete && isNumber(row.values[column.name]);
     const title = partial ? `over ${row.values.languages} of ${state.over.length} languages, so it does not compare` : null;
-    const languages = column.name === "languages" ? `/${state.over.length}` : "";
+    const languages = column.name === "languages" && isOfRun(row.entry) ? `/${state.over.length}` : "";
     return element("td", { class: `number${partial ? " partial" : ""}`, title, "data-column": column.name },
       shownAs(column, row.values), languages, partial ? "*" : "", spread(column, row.values));
   }
@@ -255,7 +261,7 @@
       return state.common ? "No language is common to all rows that are shown: filter rows, or average over each row's own languages."
         : "No language is chosen.";
     }
-    const partial = rows.filter((row) => !row.complete).length;
+    const partial = rows.filter((row) => !row.complete && isOfRun(row.entry)).length;
     const told = `${arbitrage.count(rows.length)} of ${arbitrage.count(entries.length)} rows; averages are plain means over `
       + `${languages === 1 ? "1 language" : `${languages} languages`}.`;
     return partial ? `${told} ${arbitrage.count(partial)} lack some of them: what is marked * is over fewer, and does not compare.` : told;
@@ -388,7 +394,7 @@
     const axis = (name, log) => ({ title: { text: plotText(byName[name].title) }, type: log ? "log" : "linear", autorange: true });
     arbitrage.plot(find("scatter"), (colors) => [
       frontLine(rows, colors),
-      ...groups.map((name, place) => points(rows.filter((row) => row.entry[group] === name), places, name, colors, colors.colorway[place % 10])),
+      ...groups.map((name, place) => points(rows.filter((row) => row.entry[group] === name), places, name || "in no run", colors, colors.colorway[place % 10])),
     ], { xaxis: axis(state.x, logs[0]), yaxis: axis(state.y, logs[1]), hovermode: "closest", margin: { l: 64, r: 32, t: 40, b: 52 } });
   }
 
@@ -451,13 +457,13 @@
   const ZERO_SAYS_NOTHING = ["truncated", "wrong_language", "gpu_hours", "cpu_hours", "money"];
   function tellsSomething(column) {
     if (isNarrow && WIDE.includes(column.name)) return false;
-    if (LATER.includes(column.name) || column.name.endsWith("_per_1000") || (column.name === "run" && !data.several)) return false;
+    if (isEnd(column) || LATER.includes(column.name) || column.name.endsWith("_per_1000") || (column.name === "run" && !data.several)) return false;
     const nothing = ZERO_SAYS_NOTHING.includes(column.name) ? [null, 0] : [null];
     return state.rows.some((row) => !nothing.includes(row.values[column.name] ?? null));
   }
 
   function axisChoices(select, name) {
-    const numeric = columns.filter((column) => column.form !== "text" && !column.name.endsWith("interval"));
+    const numeric = columns.filter((column) => column.form !== "text" && !column.name.endsWith("interval") && !isEnd(column));
     append(select, numeric.map((column) => element("option", { value: column.name, selected: column.name === state[name] }, column.title)));
     select.addEventListener("change", () => { state[name] = select.value; update(); });
   }
