@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
-import threading
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -28,6 +26,7 @@ from arbitrage import (
     cli_look,
     cli_report,
     cli_route,
+    cli_winrate,
     tables,
     tables_plan,
 )
@@ -35,6 +34,7 @@ from arbitrage.configfile import load
 from arbitrage.deadline import seconds_until
 from arbitrage.errors import ArbitrageError, Stopped, UsageError
 from arbitrage.files import has_scheme
+from arbitrage.stopping import stop_in, stop_on_signals
 from arbitrage.terminal import (
     KEEP,
     MAKE,
@@ -48,11 +48,10 @@ from arbitrage.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from arbitrage.configfile import Loaded
     from arbitrage.estimate import Figures
-    from arbitrage.progress import Progress
     from arbitrage.summary import Summary
 
 app = typer.Typer(
@@ -65,9 +64,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-END_S = 10.0
-"""What the end of a run takes besides the answers in flight."""
 
 
 def main() -> None:
@@ -158,49 +154,15 @@ def run(
     left_s = None if stop_before is None else seconds_until(stop_before, now)
     progress = Progress(quiet=quiet)
     # Ray says on standard output that a replica died; that is for results alone.
-    with contextlib.redirect_stdout(sys.stderr), _stop_on_signals(progress) as stop:
+    with contextlib.redirect_stdout(sys.stderr), stop_on_signals(progress) as stop:
         if left_s is not None:
-            _stop_in(left_s, loaded, stop, progress)
+            stop_in(left_s, loaded.config.cluster.grace_s, stop, progress)
         summary = pipeline.run(loaded, progress, stop, strict=strict)
     if as_json:
         print(json.dumps(summary.as_dict(), indent=1))
     elif not quiet:
         out.print(tables.of_summary(summary), soft_wrap=True)
     _exit_for(summary, strict_ledger=strict_ledger)
-
-
-@contextlib.contextmanager
-def _stop_on_signals(progress: Progress) -> Iterator[threading.Event]:
-    """An event that SIGINT, SIGTERM and SIGUSR1 set; the second raises Stopped in the driver."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        del frame
-        if stop.is_set():
-            raise Stopped("stopped at once; the next run goes on from what was finished")
-        stop.set()
-        name = "Ctrl-C" if number == signal.SIGINT else "the signal"
-        progress.say(f"stopping after the answers in flight; repeat {name} to stop at once")
-
-    earlier = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
-def _stop_in(left_s: float, loaded: Loaded, stop: threading.Event, progress: Progress) -> None:
-    """Sets the event early enough that everything is written when the time is up."""
-    needed_s = min(loaded.config.cluster.grace_s + END_S, left_s / 2)
-
-    def end() -> None:
-        progress.say("stopping after the answers in flight, as the time is nearly up")
-        stop.set()
-
-    timer = threading.Timer(left_s - needed_s, end)
-    timer.daemon = True
-    timer.start()
 
 
 def _exit_for(summary: Summary, *, strict_ledger: bool) -> None:
@@ -267,7 +229,7 @@ def _probed(loaded: Loaded, count: int) -> dict[str, Figures]:
     from arbitrage.progress import Progress
 
     progress = Progress()
-    with contextlib.redirect_stdout(sys.stderr), _stop_on_signals(progress) as stop:
+    with contextlib.redirect_stdout(sys.stderr), stop_on_signals(progress) as stop:
         return probe(loaded, count, progress, stop)
 
 
@@ -328,6 +290,7 @@ for commands in (
     cli_arbiter,
     cli_judgements,
     cli_route,
+    cli_winrate,
 ):
     commands.add_to(app)
 

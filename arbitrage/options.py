@@ -44,7 +44,8 @@ class EngineOptions(Block):
 
 
 class FakeOptions(Block):
-    """The public fake engine: deterministic, instant, and able to misbehave on request."""
+    """The public fake engine: deterministic, instant, and able to misbehave on request. The last
+    four are of a judge: it compares the qualities that two fakes wrote."""
 
     skill: float | dict[str, float] = Field(
         0.5, description="mean quality of an answer, 0..1; or one per language, with `default`"
@@ -58,6 +59,10 @@ class FakeOptions(Block):
     lie: Literal["no", "drop", "nan"] = Field(
         "no", description="break the contract: one completion too few, or a score that is no number"
     )
+    judge_noise: float = Field(0.0, ge=0, le=10, description="spread that it adds to the gap")
+    judge_position: float = Field(0.0, description="what being shown first adds to a quality")
+    judge_length: float = Field(0.0, description="what each 100 characters add to a quality")
+    judge_silent: float = Field(0.0, ge=0, le=1, description="share of its games without a verdict")
     delay_s: float = incidental(0.0, ge=0)
     load_s: float = incidental(0.0, ge=0)
     hang_after: int | None = incidental(None, ge=0, description="requests until it never answers")

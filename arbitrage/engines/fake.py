@@ -2,8 +2,10 @@
 
 As a teacher it writes the words of the prompt in another order and, at the end, the quality of the
 answer between 0 and 1: `... (0.8312)`, drawn around `skill` from the request's seed. As an Arbiter
-it reads that number back. So a pool of fakes has known winners. On request it is slow, fails, cuts
-answers off, hangs, dies or breaks its contract: see `options.FakeOptions`.
+it reads that number back, and as a judge, which it is when it is shown two answers to compare, it
+reads both and says by the gap who wins. So a pool of fakes has known winners. On request it is
+slow, fails, cuts answers off, hangs, dies, breaks its contract, or is biased: see
+`options.FakeOptions`.
 
     teachers:
       nordic: {engine: fake, languages: all, options: {skill: {de: 0.8, default: 0.3}}}
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 import os
 import re
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 _QUALITY = re.compile(r"\((\d\.\d{4})\)$")
 _SPREAD = 0.4
+_VERDICTS = ((0.3, "A>>B"), (0.05, "A>B"), (-0.05, "A=B"), (-0.3, "B>A"), (-math.inf, "B>>A"))
+"""From which gap between two qualities on a judge says what."""
 _PARTS = 2**16
 DEATH = 13
 
@@ -112,7 +117,24 @@ class FakeGenerator(_Fake):
         if options.fail and _draw(f"fail/{prompt.id}/{self._voice}")[0] < options.fail * _PARTS:
             raise ItemError("the fake engine was told to fail on this prompt")
         kept = seeds[:-1] if options.lie == "drop" else seeds
+        case = _case(prompt)
+        if case is not None:
+            return [self._compare(prompt, case, seed) for seed in kept]
         return [self._complete(prompt, sampling, seed) for seed in kept]
+
+    def _compare(self, prompt: Prompt, case: dict[str, str], seed: int) -> Completion:
+        """A verdict on two answers, or, where it is told to be silent, none."""
+        options = self._options
+        draw = _draw(f"{prompt.id}/{self._voice}/judge")
+        if draw[1] < options.judge_silent * _PARTS:
+            return Completion("I cannot say.", "stop", 0, 3)
+        gap = self._worth(case["answer_a"]) - self._worth(case["answer_b"])
+        gap += options.judge_position + options.judge_noise * (draw[0] / _PARTS - 0.5)
+        label = next(label for least, label in _VERDICTS if gap >= least)
+        return Completion(f"I have looked at both.\n\n[[{label}]]", "stop", 0, 6)
+
+    def _worth(self, answer: str) -> float:
+        return _quality(answer) + self._options.judge_length * len(answer) / 100
 
     def _complete(self, prompt: Prompt, sampling: Sampling, seed: int) -> Completion:
         options = self._options
@@ -142,8 +164,25 @@ class FakeScorer(_Fake):
             return math.nan
         if options.fail and _draw(f"fail/{prompt.id}/{completion}")[0] < options.fail * _PARTS:
             raise ItemError("the fake engine was told to fail on this candidate")
-        found = _QUALITY.search(completion)
-        return float(found[1]) if found else _draw(completion)[0] / _PARTS
+        return _quality(completion)
+
+
+def _case(prompt: Prompt) -> dict[str, str] | None:
+    """The two answers that a judge is shown, if this is what is asked."""
+    text = next((t["content"] for t in prompt.messages if t["role"] == "user"), "")
+    if '"answer_a"' not in text:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and {"answer_a", "answer_b"} <= found.keys() else None
+
+
+def _quality(text: str) -> float:
+    """What a fake teacher wrote of its answer; of other text, one from its hash."""
+    found = _QUALITY.search(text)
+    return float(found[1]) if found else _draw(text)[0] / _PARTS
 
 
 def _draw(key: str) -> tuple[int, int, int, int]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from arbitrage.errors import StoreError
 from arbitrage.stats.outcomes import Outcomes
 from arbitrage.winrate.games import SCORES, STRONG
-from arbitrage.winrate.style import STYLES, differences, features_of
+from arbitrage.winrate.style import NAMES, differences, features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,19 +44,28 @@ class _Questions:
     languages: list[str] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
 
-    def add(self, shard: pa.Table, category: str | None) -> pd.Index:
+    def add(self, shard: pa.Table, category: str | None) -> pd.Index[str]:
         """Takes in a shard; gives the index that finds its rows by prompt id."""
         ids = shard["prompt_id"].to_pylist()
         own = shard["user_id"].to_pylist()
         self.keys += [mine or key for mine, key in zip(own, ids, strict=True)]
         self.languages += shard["language"].to_pylist()
         self.categories += [_category(extra, category) for extra in shard["extra"].to_pylist()]
-        return pd.Index(ids)
+        found: pd.Index[str] = pd.Index(ids)
+        return found
 
 
 def _category(extra: str | None, column: str | None) -> str:
     value = json.loads(extra).get(column) if extra and column else None
     return value if isinstance(value, str) else UNKNOWN
+
+
+def _styles_of(texts: list[str | None]) -> NDArray[np.float64]:
+    """What the style of each answer is (n, styles); nan where there is none."""
+    unknown = [np.nan] * len(NAMES)
+    return np.array([unknown if t is None else features(t) for t in texts], float).reshape(
+        len(texts), len(NAMES)
+    )
 
 
 class _Answers(NamedTuple):
@@ -119,7 +128,7 @@ class _Gatherer:
             else:
                 self._unplayed += len(self._contest.judges) + len(self._contest.arbiters)
 
-    def _answers(self, shard: ShardState, rows: pd.Index) -> dict[str, _Answers]:
+    def _answers(self, shard: ShardState, rows: pd.Index[str]) -> dict[str, _Answers]:
         """By fingerprint; without those who have not answered yet."""
         found = {}
         for entrant in self._contest.entrants:
@@ -130,8 +139,8 @@ class _Gatherer:
             places = rows.get_indexer(pd.Index(content.table["prompt_id"].to_pylist()))
             asked = np.zeros(len(rows), dtype=bool)
             asked[places] = True
-            style = np.full((len(rows), len(STYLES)), np.nan)
-            style[places] = features_of(content.table["completion"].to_pylist())
+            style = np.full((len(rows), len(NAMES)), np.nan)
+            style[places] = _styles_of(content.table["completion"].to_pylist())
             found[entrant.fingerprint] = _Answers(content.digest, asked, style)
         return found
 
@@ -140,7 +149,7 @@ class _Gatherer:
         shard: ShardState,
         pair: Pair,
         both: Sequence[_Answers],
-        rows: pd.Index,
+        rows: pd.Index[str],
         start: int,
     ) -> None:
         for number, judge in enumerate(self._contest.judges):
@@ -162,7 +171,7 @@ class _Gatherer:
         table: pa.Table,
         pair: Pair,
         both: Sequence[_Answers],
-        rows: pd.Index,
+        rows: pd.Index[str],
         start: int,
         judge: int,
     ) -> _Games:
@@ -179,7 +188,7 @@ class _Gatherer:
             np.where(second_shown, 1 - shown, shown),
             np.where(strong, self._config.analysis.strong_weight, 1.0),
             np.where(second_shown, -1, 1),
-            differences(both[0].style[places], both[1].style[places]),
+            differences(both[0].style[places], both[1].style[places])[1],
         )
 
     def _take_scores(
@@ -187,7 +196,7 @@ class _Gatherer:
         shard: ShardState,
         pair: Pair,
         both: Sequence[_Answers],
-        rows: pd.Index,
+        rows: pd.Index[str],
         start: int,
     ) -> None:
         """An Arbiter's game is one: it sees no order."""
@@ -212,11 +221,11 @@ class _Gatherer:
                     score,
                     weight,
                     np.zeros(len(places), np.int64),
-                    differences(both[0].style[places], both[1].style[places]),
+                    differences(both[0].style[places], both[1].style[places])[1],
                 )
             )
 
-    def _scores(self, path: str, digest: str, rows: pd.Index) -> NDArray[np.float64]:
+    def _scores(self, path: str, digest: str, rows: pd.Index[str]) -> NDArray[np.float64]:
         content = self._store.read(path, ["prompt_id", "score"])
         if content.footer.get("candidates") != digest:
             raise StoreError(
@@ -269,8 +278,8 @@ class _Gatherer:
             category=category.astype(np.int64)[prompt],
             question=question.astype(np.int64)[prompt],
             prompt=prompt,
-            styles=STYLES,
-            style=np.concatenate(style) if style else np.zeros((0, len(STYLES))),
+            styles=NAMES,
+            style=np.concatenate(style) if style else np.zeros((0, len(NAMES))),
             **told,
         )
         failures = [(*key, count) for key, count in sorted(self._failures.items())]

@@ -96,7 +96,7 @@ def answers_for(block: AnswersFile | FromRun, asked: Sequence[Asked]) -> list[st
     StageError where the answers are others than when they were named."""
     if isinstance(block, AnswersFile):
         answers = _answers(block.answers, block.model)
-        return [answers.find(*one) for one in asked]
+        return [answers.find(one.prompt_id, one.user_id or "", one.language, one.text) for one in asked]
     found = _stored(block, {one.prompt_id for one in asked})
     return [found.get(one.prompt_id) for one in asked]
 
