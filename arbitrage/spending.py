@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from arbitrage.usage import Usage, total_of
 
 if TYPE_CHECKING:
+    from arbitrage.plan import Task
     from arbitrage.store import Listing, Store
 
 PAID = ("candidates/", "scores/", "judgements/")
@@ -26,6 +27,8 @@ def paid(store: Store, listing: Listing) -> dict[str, Usage]:
     return {owner: total_of(usages) for owner, usages in spent.items()}
 
 
-def spent_on(store: Store, path: str) -> Usage:
-    """What a file that is about to be made again has cost so far; nothing where there is none."""
-    return Usage(**store.footer(path).get("spent", {})) if store.has(path) else Usage()
+def spent_before(store: Store, task: Task) -> Usage:
+    """What the file has cost so far that a task makes again, which reads it; nothing of others."""
+    if task.output not in task.inputs:
+        return Usage()
+    return Usage(**store.footer(task.output).get("spent", {}))

@@ -31,7 +31,7 @@ from arbitrage.plan import Report, Task, quarantine_of
 from arbitrage.prompts import published_from, read_shards
 from arbitrage.records import GATES, PROMPT_COLUMNS, SCORES, Message, Prompt
 from arbitrage.resumable import Resumable, Work
-from arbitrage.spending import spent_on
+from arbitrage.spending import spent_before
 from arbitrage.store import key_of
 from arbitrage.usage import Usage
 from arbitrage.winrate import work
@@ -140,7 +140,7 @@ async def generate(task: Task, desk: Desk) -> Report:
     answers.require_complete(table, prompts, teacher)
     spent = besides.plus(answers.usage_of(new)).priced(teacher.config.price)
     told = {"key": task.key, "teacher": teacher.fingerprint, **answers.counts_of(table)}
-    in_all = (await asyncio.to_thread(spent_on, desk.store, task.output)).plus(spent)
+    in_all = (await asyncio.to_thread(spent_before, desk.store, task)).plus(spent)
     note: dict[str, Any] = {**told, "spent": asdict(in_all), "made_with": engine.provenance()}
     if isinstance(teacher, Fuser) and desk.components.fuse:
         note["read"] = [desk.components.fuse.fingerprint, *task.inputs[2:]]
@@ -210,7 +210,7 @@ def _answered_before(
     no error.
     """
     found: dict[str, pa.Table] = {}
-    for path in (*paths, *([task.output] if store.has(task.output) else [])):
+    for path in paths:
         table = store.read(path).table
         if path == task.output:
             table = table.filter(table["error"].is_null())
@@ -263,12 +263,15 @@ async def score(task: Task, desk: Desk) -> Report:
         for key, sample, text in zip(keys, samples, texts, strict=True)
         if arbiter.scores_in(asked[key].language)
     }
+    known = await asyncio.to_thread(_scored_before, task, desk.store)
+    pairs = {key: pair for key, pair in pairs.items() if key not in known}
     job = Work(lambda pair: judge(scorer, *pair), list, lambda told: Verdict(*told), _unjudged, id)
     journal = Journal(desk.store, task.output, candidates.digest)
     marks = Resumable(pairs, job, journal, scorer.max_in_flight, lambda: desk.halted)
     besides = await marks.finish(wary=task.wary)
     rows = (f"{key}/{sample}" for key, sample in zip(keys, samples, strict=True))
-    verdicts = [marks.results.get(row, NOT_ASKED) for row in rows]
+    found = known | marks.results
+    verdicts = [found.get(row, NOT_ASKED) for row in rows]
     told = [verdict.score for verdict in verdicts], [verdict.error for verdict in verdicts]
     table = answers.as_table([keys, samples, *told], SCORES)
     errors = table.num_rows - table["error"].null_count
@@ -278,10 +281,23 @@ async def score(task: Task, desk: Desk) -> Report:
     note["candidates"] = candidates.digest
     if arbiter.languages is not None:
         note |= {"languages": sorted(arbiter.languages), "of": key_of(task.inputs[1])}
-    note |= {"errors": errors, "spent": asdict(spent), "made_with": scorer.provenance()}
+    in_all = (await asyncio.to_thread(spent_before, desk.store, task)).plus(spent)
+    note |= {"errors": errors, "spent": asdict(in_all), "made_with": scorer.provenance()}
     await _publish(desk, task.output, table, note)
     await asyncio.to_thread(journal.remove)
     return Report(table.num_rows, errors, spent=spent)
+
+
+def _scored_before(task: Task, store: Store) -> dict[str, Verdict]:
+    """Scores that there are, where the file is made again."""
+    if task.output not in task.inputs:
+        return {}
+    rows = store.read(task.output).table.to_pylist()
+    return {
+        f"{row['prompt_id']}/{row['sample']}": Verdict(row["score"], None)
+        for row in rows
+        if row["score"] is not None
+    }
 
 
 def _unjudged(pair: tuple[Prompt, str | None], why: str) -> Verdict:

@@ -221,6 +221,7 @@ def test_the_full_example_names_every_key_there_is() -> None:
             "arbiters",
             "combine",
             "trust",
+            *(name for name in FakeOptions.model_fields if name.startswith("judge_")),
         }
         assert missing <= usual, place
 

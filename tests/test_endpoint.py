@@ -19,10 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arbitrage import escapes
 from arbitrage.config import RunConfig, Sampling
-from arbitrage.engines import build_generator, build_scorer, client, endpoint, require_variables
+from arbitrage.engines import build_generator, build_scorer, client, require_variables
 from arbitrage.engines.endpoint import judged
 from arbitrage.errors import EngineError, ItemError, UsageError
+from arbitrage.escapes import fenced_json
 from arbitrage.options import EndpointOptions
 from arbitrage.records import Completion, Prompt
 from arbitrage.resolve import resolve
@@ -921,9 +923,9 @@ def test_no_answer_gets_out_of_what_a_judge_is_given(text: str) -> None:
 def test_the_fence_of_a_judge_is_the_same_json(text: str) -> None:
     case = {"answer": text, "list": [text, [text]]}
     plain = json.dumps(case, ensure_ascii=False)
-    fenced = endpoint._fenced(plain)
+    fenced = fenced_json(case)
     assert json.loads(fenced) == case
-    assert endpoint._CONTROL.search(fenced) is None
+    assert escapes._CONTROL.search(fenced) is None
     if not re.search(r"[<\[]", text):
         assert fenced == plain
 

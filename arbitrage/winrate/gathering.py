@@ -95,7 +95,7 @@ class Gathered(NamedTuple):
     games that there are not yet."""
 
     outcomes: Outcomes
-    failures: list[tuple[str, str, str, int]]
+    failures: tuple[tuple[str, str, str, int], ...]
     unplayed: int
 
 
@@ -282,7 +282,7 @@ class _Gatherer:
             style=np.concatenate(style) if style else np.zeros((0, len(NAMES))),
             **told,
         )
-        failures = [(*key, count) for key, count in sorted(self._failures.items())]
+        failures = tuple((*key, count) for key, count in sorted(self._failures.items()))
         return Gathered(outcomes, failures, self._unplayed)
 
 

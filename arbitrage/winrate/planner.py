@@ -128,9 +128,12 @@ class ContestPlanner(Planner):
         return f"{folder}/{shard.number:05d}.{key}.parquet"
 
     def _again(self, task: Task) -> Task:
-        """What is made again asks for no more than failed."""
+        """What is made again reads what there is, and asks for no more than failed."""
         failed = self.failures.get(task.output)
-        return task if failed is None else replace(task, requests=min(task.requests, failed))
+        if failed is None:
+            return task
+        inputs = (*task.inputs, task.output)
+        return replace(task, inputs=inputs, requests=min(task.requests, failed))
 
     def is_done(self, task: Task) -> bool:
         """Whether the output is there and need not be made again."""
@@ -138,7 +141,8 @@ class ContestPlanner(Planner):
 
     def is_ready(self, task: Task) -> bool:
         """Whether everything that the task reads is there for good."""
-        return super().is_ready(task) and not self.failures.keys() & set(task.inputs)
+        others = set(task.inputs) - {task.output}
+        return super().is_ready(task) and not self.failures.keys() & others
 
     def record(self, task: Task) -> None:
         """Notes that a task's output is now there."""

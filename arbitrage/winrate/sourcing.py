@@ -46,10 +46,15 @@ def source_identity(place: str, block: AnswersFile | FromRun) -> dict[str, Any]:
         return {"answers": _content_of(place, block.answers), "model": block.model}
     try:
         store, files = _files_of(block)
+        owner = files[0].rpartition("/")[0].rpartition("-")[2]
+        keys = {path.rpartition("/")[2]: path for path in files}
         if block.teacher is not None:
-            return {"candidates": sorted(name.rpartition("/")[2] for name in files)}
+            return {"teacher": owner, "files": sorted(keys)}
         told = store.footers(files)
-        return {"selected": sorted([name, note.get("key", "")] for name, note in told.items())}
+        return {
+            "selector": owner,
+            "files": [[name, told[path].get("key", "")] for name, path in sorted(keys.items())],
+        }
     except ArbitrageError as error:
         raise ConfigError(f"{place}: {error}") from error
 
@@ -96,7 +101,9 @@ def answers_for(block: AnswersFile | FromRun, asked: Sequence[Asked]) -> list[st
     StageError where the answers are others than when they were named."""
     if isinstance(block, AnswersFile):
         answers = _answers(block.answers, block.model)
-        return [answers.find(one.prompt_id, one.user_id or "", one.language, one.text) for one in asked]
+        return [
+            answers.find(one.prompt_id, one.user_id or "", one.language, one.text) for one in asked
+        ]
     found = _stored(block, {one.prompt_id for one in asked})
     return [found.get(one.prompt_id) for one in asked]
 

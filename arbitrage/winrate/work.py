@@ -18,7 +18,7 @@ from arbitrage.journal import Journal
 from arbitrage.plan import Report, Task
 from arbitrage.records import CANDIDATES, JUDGEMENTS, PROMPT_COLUMNS, Prompt
 from arbitrage.resumable import Resumable, Work
-from arbitrage.spending import spent_on
+from arbitrage.spending import spent_before
 from arbitrage.usage import Usage
 from arbitrage.winrate.contest import Adopted, Contest
 from arbitrage.winrate.games import Game, Hearing, Said, deadly, template_of
@@ -96,7 +96,7 @@ async def judge(task: Task, desk: Desk) -> Report:
     table = _table(games, said)
     fresh = [played.results[key] for key in missing]
     spent = besides.plus(_usage(fresh)).priced(config.price)
-    earlier = await asyncio.to_thread(spent_on, desk.store, task.output)
+    earlier = await asyncio.to_thread(spent_before, desk.store, task)
     errors = table.num_rows - table["error"].null_count
     note: dict[str, Any] = {"key": task.key, "judge": task.owner, "answers": digests}
     note |= {"errors": errors, "spent": asdict(earlier.plus(spent))}
@@ -114,7 +114,7 @@ def _games(task: Task, store: Store) -> tuple[dict[str, Game], list[str]]:
     """Both games of every prompt that both models were asked, by prompt id and number; and the
     digests of the answers' files."""
     shard = store.read(task.inputs[0], PROMPT_COLUMNS).table
-    contents = [store.read(path, ["prompt_id", "completion", "error"]) for path in task.inputs[1:]]
+    contents = [store.read(path, ["prompt_id", "completion", "error"]) for path in task.inputs[1:3]]
     answers = [_answers(content.table) for content in contents]
     found = {}
     for row in zip(*(shard[name].to_pylist() for name in PROMPT_COLUMNS), strict=True):
@@ -135,7 +135,7 @@ def _answers(table: pa.Table) -> dict[str, tuple[str | None, str]]:
 
 def _judged_before(task: Task, store: Store) -> dict[str, Said]:
     """Verdicts that there are, where the file is made again."""
-    if not store.has(task.output):
+    if task.output not in task.inputs:
         return {}
     rows = store.read(task.output).table.to_pylist()
     names = Said._fields
