@@ -110,7 +110,13 @@ def _rates(paths: list[Path]) -> list[tuple[str, Results]]:
 
     if len(set(paths)) < len(paths):
         raise UsageError("win rates are given twice; name each --winrate once")
-    return [(str(path), read_results(path)) for path in paths]
+    return [(_label(path), read_results(path)) for path in paths]
+
+
+def _label(path: Path) -> str:
+    """What an evaluation is called; not its whole path, as a page may leave this machine."""
+    told = path.resolve()
+    return told.parent.name if told.name == "winrate.json" else told.name
 
 
 def _with_rates(board: Leaderboard, rates: list[tuple[str, Results]]) -> Leaderboard:

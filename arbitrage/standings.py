@@ -135,7 +135,7 @@ class Entry:
                 told[name] = interval_of([c[name] for c in cells if c["reward"] is not None])
             else:
                 told[name] = mean_of([cell[name] for cell in cells])
-        told["languages"] = len(self.covered.intersection(languages))
+        told["languages"] = len(self.covered.intersection(languages)) if self.run else None
         return {column.name: (told | dict(self.figures)).get(column.name) for column in COLUMNS}
 
 

@@ -179,7 +179,8 @@ def _counts(rows: list[Row]) -> list[Cells]:
 
 def _rate(estimate: Estimate) -> Text:
     sign = telling.side(estimate)
-    return Text(f"{_percent(estimate.value)} {SIGNS[sign]}", style=STYLES[sign])
+    told = _percent(estimate.value)
+    return Text(told if told == UNKNOWN else f"{told} {SIGNS[sign]}", style=STYLES[sign])
 
 
 def _plain_rate(estimate: Estimate | None) -> str:

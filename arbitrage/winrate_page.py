@@ -8,6 +8,7 @@ results, to eight digits. Names of models and judges are text.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arbitrage import page
@@ -24,12 +25,21 @@ if TYPE_CHECKING:
 PARTS = "winrate_parts"
 """Styles and scripts of the section, for every page that has it."""
 DIGITS = 8
+MOST_ROWS = 20_000
+"""So many rows are 5 MB of a page."""
 FIELDS = tuple(Row.__dataclass_fields__)
 """The places of a row in the data of the page."""
 
 
 def write(results: Results, *, retry: bool = True) -> str:
     """The whole page; without `retry` nobody is told how to ask a judge again."""
+    left = len(results.rows) - len(_shown(results, brief=False))
+    if left:
+        told = (
+            f"{left:,} rates of single pairs in one language or category are not on this page, but "
+            "in winrate.json."
+        )
+        results = replace(results, remarks=(*results.remarks, told))
     against = f"against {results.baseline}" if results.baseline else "of all against all"
     return page.render(
         "winrate.html",
@@ -67,7 +77,7 @@ def _text(text: str) -> str:
 
 def data_of(results: Results, *, brief: bool = False) -> dict[str, Any]:
     """What the scripts of the section read; `brief`: of the usual judge and opponent alone."""
-    rows = [row for row in results.rows if not brief or _is_usual(results, row)]
+    rows = _shown(results, brief=brief)
     codes = {code: table()[code].name for code in results.languages if code in table()}
     return {
         "fields": FIELDS,
@@ -81,6 +91,15 @@ def data_of(results: Results, *, brief: bool = False) -> dict[str, Any]:
         "names": codes,
         "categories": results.categories,
     }
+
+
+def _shown(results: Results, *, brief: bool) -> list[Row]:
+    """The rows that a page carries: of very many not those of each pair in each language."""
+    if brief:
+        return [row for row in results.rows if _is_usual(results, row)]
+    if len(results.rows) <= MOST_ROWS:
+        return list(results.rows)
+    return [row for row in results.rows if row.against == results.opponent or row.scope == ALL]
 
 
 def _is_usual(results: Results, row: Row) -> bool:

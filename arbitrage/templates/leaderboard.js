@@ -66,7 +66,7 @@
         ? interval(cells.filter((cell) => isNumber(cell[CELL.reward])).map((cell) => cell[CELL[name]]))
         : mean(cells.map((cell) => cell[CELL[name]]));
     }
-    values.languages = languages.filter((code) => covers(entry, code)).length;
+    values.languages = entry.run ? languages.filter((code) => covers(entry, code)).length : null;
     return values;
   }
 

@@ -24,7 +24,7 @@ const winrate = (() => {
 
   const judgeName = (judge) => clean(judge || "all judges");
   const againstName = (against) => against === "" ? "all others" : clean(against) + (against === told.baseline ? " (baseline)" : "");
-  const language = (code) => told.names[code] ? `${told.names[code]} (${code})` : clean(code);
+  const language = (code) => code === "" ? "no language" : told.names[code] ? `${told.names[code]} (${code})` : clean(code);
   const rowOf = (model, scope, of, against = state.against) => byKey.get(keyOf(state.judge, model, against, scope, of)) || null;
   const estimateOf = (row) => row ? row[state.rate] : null;
 
@@ -165,8 +165,8 @@ const winrate = (() => {
   function promptChoices() {
     const choices = [[JSON.stringify([ALL, ""]), "all prompts"]];
     if (has((row) => row.scope === LANGUAGES)) choices.push([JSON.stringify([LANGUAGES, ""]), "mean over languages"]);
-    told.categories.forEach((name) => choices.push([JSON.stringify([CATEGORY, name]), `category: ${clean(name)}`]));
-    told.languages.forEach((code) => choices.push([JSON.stringify([LANGUAGE, code]), language(code)]));
+    if (told.categories.length > 1) told.categories.forEach((name) => choices.push([JSON.stringify([CATEGORY, name]), `category: ${clean(name) || "none"}`]));
+    if (told.languages.length > 1) told.languages.forEach((code) => choices.push([JSON.stringify([LANGUAGE, code]), language(code)]));
     return choices.filter(([key]) => { const [scope, of] = JSON.parse(key); return has((row) => row.scope === scope && row.of === of); });
   }
 

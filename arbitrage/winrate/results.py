@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arbitrage.errors import InputError
@@ -124,7 +125,12 @@ class Results:
     ) -> Row | None:
         """The row of a model, if there is one; without a judge the one of all judges."""
         wanted = (self.pooled if judge is None else judge, model, against, scope, of)
-        return next((row for row in self.rows if _key(row) == wanted), None)
+        return self._by_key.get(wanted)
+
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str, str, str, str], Row]:
+        """Every row; of all models against each other there are many."""
+        return {_key(row): row for row in self.rows}
 
     @property
     def pooled(self) -> str:

@@ -24,7 +24,7 @@ NOTHING = "There is no verdict, so nothing can be said of any model."
 SHOWN_FAILURES = 3
 FAVORED = {
     "position": "the answer shown first",
-    "length": "an answer longer",
+    "length": "a longer answer",
     "headers": "an answer with more headers",
     "lists": "an answer with more list items",
     "bold": "an answer with more bold text",
@@ -192,7 +192,8 @@ def biases(results: Results) -> list[str]:
 
 
 def _biased(judge: str, effects: Sequence[Effect]) -> str:
-    told = [_moved(one) for one in effects if math.isfinite(one.size.value)]
+    ordered = sorted(effects, key=lambda one: one.name != "position")
+    told = [_moved(one) for one in ordered if math.isfinite(one.size.value)]
     by_one = any(one.name != "position" for one in effects)
     tail = "; longer and more are by one standard deviation" if by_one and told else ""
     who = label_of(judge)
