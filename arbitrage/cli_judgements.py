@@ -14,6 +14,7 @@ from arbitrage.winrate.choices import AnalysisConfig, Control
 
 if TYPE_CHECKING:
     from arbitrage.winrate.recorded import Recorded
+    from arbitrage.winrate.results import Results
 
 
 def add_to(main: typer.Typer) -> None:
@@ -68,10 +69,6 @@ def judgements(
     as_json: AsJson = False,
 ) -> None:
     """Win rates of recorded judgements, with intervals; of files alone, no judge is asked."""
-    from arbitrage import tables_winrate  # type: ignore[attr-defined, unused-ignore]
-    from arbitrage.winrate.analysis import (  # type: ignore[import-not-found, unused-ignore]
-        analyse,
-    )
     from arbitrage.winrate.recorded import read_recorded
 
     choices = _choices(
@@ -84,7 +81,22 @@ def judgements(
     found = read_recorded(
         paths, choices, answers=answers or (), questions=questions or (), baseline=baseline
     )
-    results = analyse(
+    results = _results(found, choices, missing)
+    if as_json:
+        print(results.as_json(), end="")
+    else:
+        from arbitrage import tables_winrate  # type: ignore[attr-defined, unused-ignore]
+
+        out.print(tables_winrate.of_results(results), soft_wrap=True)
+
+
+def _results(found: Recorded, choices: AnalysisConfig, missing: str | None) -> Results:
+    """The analysis, by the rule of the tool that wrote the files where nobody chose one."""
+    from arbitrage.winrate.analysis import (  # type: ignore[import-not-found, unused-ignore]
+        analyse,
+    )
+
+    results: Results = analyse(
         found.outcomes,
         choices.model_copy(update={"missing": missing or found.rule}),
         found.baseline,
@@ -92,10 +104,7 @@ def judgements(
         remarks=_remarks(found, missing),
         made_from={"judgements": [str(path) for path in found.files]},
     )
-    if as_json:
-        print(results.as_json(), end="")
-    else:
-        out.print(tables_winrate.of_results(results), soft_wrap=True)
+    return results
 
 
 def _choices(**told: Any) -> AnalysisConfig:

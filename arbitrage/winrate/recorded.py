@@ -135,7 +135,7 @@ def read_recorded(
     """
     known, styles = read_questions(questions), read_styles(answers, questions)
     gathered, remarks = _Columns(), []
-    forms: set[str] = set()
+    forms: set[Form] = set()
     read: list[Path] = []
     others: list[Path] = []
     for path, is_named in files_in(paths):
@@ -143,7 +143,7 @@ def read_recorded(
         if form is None:
             others.append(path)
             continue
-        forms.add(form.name)
+        forms.add(form)
         for game in _games(path, form, known, baseline):
             if game.model == game.opponent:
                 gathered.itself[game.model] += 1
@@ -152,17 +152,21 @@ def read_recorded(
         read.append(path)
     if not read:
         raise InputError(f"{_some(paths)} holds no judgements; known forms are: {known_forms()}")
+    if questions and not known.any_of(question for question, _ in gathered.prompts):
+        remarks.append("none of the questions is in the files of questions, by id or by text")
     if others:
         remarks.append(
             f"{len(others)} files hold no judgements and were passed over ({_some(others)})"
         )
-    games, told = _finished(gathered, styles, baseline)
-    if BATTLES in forms:
+    declared = all(form.declares for form in forms)
+    games, told = _finished(gathered, styles, baseline, declared=declared)
+    names = {form.name for form in forms}
+    if BATTLES in names:
         told.append(
             "battles record a strong win as three rows: they are one game of weight 3 here, "
             "whatever the strong weight"
         )
-    rule: Literal["game", "prompt"] = "prompt" if forms == {V2} else "game"
+    rule: Literal["game", "prompt"] = "prompt" if names == {V2} else "game"
     return Recorded(**games, remarks=[*remarks, *told], files=read, rule=rule)
 
 
@@ -188,10 +192,9 @@ def _games(path: Path, form: Form, known: Questions, baseline: str) -> Iterator[
     scope = known.of(path)
     found = _rows_of(path, form, baseline)
     for game in _joined(found) if form.name == BATTLES else found:
-        about = scope.about(game.question) if scope.tables else None
-        language = code_of(game.language) if game.language else about.language if about else ""
-        category = game.category or (about.category if about else "")
-        yield game._replace(language=language, category=category)
+        about = scope.about(game.question)
+        language = code_of(game.language) if game.language else about.language
+        yield game._replace(language=language, category=game.category or about.category)
 
 
 def _rows_of(path: Path, form: Form, baseline: str) -> Iterator[Game]:
@@ -212,7 +215,9 @@ def _joined(games: Iterator[Game]) -> Iterator[Game]:
             yield from unfolded(list(copies))
 
 
-def _finished(gathered: _Columns, styles: Styles, told: str) -> tuple[dict[str, Any], list[str]]:
+def _finished(
+    gathered: _Columns, styles: Styles, told: str, *, declared: bool
+) -> tuple[dict[str, Any], list[str]]:
     """Outcomes, baseline and failures, and what to say of what was left out."""
     columns = dict(gathered.columns)
     files, reasons = np.array(columns.pop("file"), int), columns.pop("reason")
@@ -222,47 +227,69 @@ def _finished(gathered: _Columns, styles: Styles, told: str) -> tuple[dict[str, 
     keep, remarks = _kept(outcomes, files)
     style = _styles(outcomes, gathered, styles)
     kept = outcomes.where(keep)
-    if style is not None and not np.isnan(style).all():
+    if style is not None and not np.isnan(style[keep]).all():
         kept = Outcomes(**{**vars(kept), "styles": NAMES, "style": style[keep]})
+    elif styles:
+        remarks.append("no game has both of its answers in the files of answers")
     if gathered.itself:
         what = ", ".join(f"{name} {n:,}" for name, n in gathered.itself.items())
         remarks.append(f"games of a model with itself are left out: {what}")
-    baseline, said = _baseline(kept, told)
+    baseline, said = _baseline(kept, told, declared=declared)
     failures = _failures(kept, np.array(reasons, object)[keep])
     return {"outcomes": kept, "baseline": baseline, "failures": failures}, [*remarks, *said]
 
 
 def _kept(outcomes: Outcomes, files: NDArray[np.int64]) -> tuple[NDArray[np.bool_], list[str]]:
-    """Which games count: of files that hold the same games one, of retried games the last word."""
-    turned = outcomes.first > outcomes.second
-    table = pd.DataFrame(
-        {
-            "one": np.where(turned, outcomes.second, outcomes.first),
-            "other": np.where(turned, outcomes.first, outcomes.second),
-            "judge": outcomes.judge,
-            "prompt": outcomes.prompt,
-            "position": np.where(turned, -outcomes.position, outcomes.position),
-        }
-    )
-    key = table.groupby([*table.columns], sort=False).ngroup()
-    score = pd.Series(np.where(turned, 1 - outcomes.score, outcomes.score))
-    missing = score.isna()
-    frame = pd.DataFrame({"key": key, "file": files, "score": score, "weight": outcomes.weight})
+    """Which games count: of retried games the one with a verdict, of copied files one.
+
+    A file is a copy where all that it shares with those before it has the same verdicts. Where some
+    have others, it holds judgements of its own, and all count: to leave out those that agree by
+    chance would draw the rate to a half.
+    """
+    frame = _games_by_key(outcomes).assign(file=files)
+    missing, known = frame["score"].isna(), frame["position"] != 0
+    retried = missing & frame["key"].isin(frame["key"][~missing & known])
     frame["turn"] = frame.groupby(["key", "file"]).cumcount()
-    answered = set(key[~missing & (outcomes.position != 0)])
-    retried = (missing & key.isin(answered)).to_numpy()
-    copied = frame.duplicated(["key", "turn", "score", "weight"]).to_numpy() & ~retried
-    twice = frame[~copied & ~retried].groupby("key")["file"].nunique()
+    met = frame[~missing].duplicated(["key", "turn"]).reindex(frame.index, fill_value=False)
+    same = frame.duplicated(["key", "turn", "score", "weight"])
+    again = frame["file"].isin(frame["file"][met & ~same])
+    copied = same & ~again & ~retried
     remarks = []
     if copied.any():
         remarks.append(f"{copied.sum():,} games stand in two files with one verdict; one counts")
     if retried.any():
         remarks.append(f"{retried.sum():,} games without a verdict were judged again; that counts")
-    if (twice > 1).any():
+    if (met & again).any():
         remarks.append(
-            f"{(twice > 1).sum():,} games stand in several files with different verdicts; all count"
+            f"{(met & again).sum():,} games were judged again in another file, some with other "
+            "verdicts; all count"
         )
-    return ~(copied | retried), remarks
+    keep: NDArray[np.bool_] = ~(copied | retried).to_numpy(bool)
+    return keep, remarks
+
+
+def _games_by_key(outcomes: Outcomes) -> pd.DataFrame:
+    """Score, weight and position of each game from the side of the model that was met first, and
+    the number of its judge, models, prompt and order together."""
+    turned = outcomes.first > outcomes.second
+    sides = (outcomes.first, outcomes.second)
+    told = pd.DataFrame(
+        {
+            "one": np.where(turned, sides[1], sides[0]),
+            "other": np.where(turned, sides[0], sides[1]),
+            "judge": outcomes.judge,
+            "prompt": outcomes.prompt,
+            "position": np.where(turned, -outcomes.position, outcomes.position),
+        }
+    )
+    return pd.DataFrame(
+        {
+            "key": told.groupby([*told.columns], sort=False).ngroup(),
+            "position": told["position"],
+            "score": np.where(turned, 1 - outcomes.score, outcomes.score),
+            "weight": outcomes.weight,
+        }
+    )
 
 
 def _styles(outcomes: Outcomes, gathered: _Columns, styles: Styles) -> NDArray[np.float64] | None:
@@ -279,9 +306,9 @@ def _styles(outcomes: Outcomes, gathered: _Columns, styles: Styles) -> NDArray[n
     return differences(found[:, :4], found[:, 4:])[1]
 
 
-def _baseline(outcomes: Outcomes, told: str) -> tuple[str, list[str]]:
-    """The model that every game is against. Raises InputError where the one that was told is in no
-    game."""
+def _baseline(outcomes: Outcomes, told: str, *, declared: bool) -> tuple[str, list[str]]:
+    """The model that every game is against; `declared` where the files say who it is, as the second
+    of a game. Raises InputError where the one that was told is in no game."""
     models = outcomes.models
     if told:
         if told not in models:
@@ -297,7 +324,7 @@ def _baseline(outcomes: Outcomes, told: str) -> tuple[str, list[str]]:
         for number, name in enumerate(models)
         if ((outcomes.first == number) | (outcomes.second == number)).all()
     ]
-    if len(everywhere) == 1:
+    if len(everywhere) == 1 and not declared:
         return everywhere[0], []
     return "", [
         f"the files have no common baseline ({_some(seconds, 9)}): each model is compared with "

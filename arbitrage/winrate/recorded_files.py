@@ -43,7 +43,10 @@ def _files(path: Path) -> list[Path]:
     if path.exists():
         return [path]
     root = Path(path.anchor or ".")
-    matches = sorted(root.glob(str(path.relative_to(path.anchor))))
+    try:
+        matches = sorted(root.glob(str(path.relative_to(path.anchor))))
+    except ValueError as error:
+        raise InputError(f"{path} is no pattern: {error}") from error
     return [file for match in matches for file in _files(match)]
 
 

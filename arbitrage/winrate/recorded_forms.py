@@ -115,9 +115,15 @@ def _arena(row: Row, context: Context) -> Iterator[Game]:
     recorded = row["games"]
     if not isinstance(recorded, list) or len(recorded) > 2:
         raise InputError(f"{context.place}: 'games' is no list of two games")
+    model = _text(row, context, "model", "model_id")
+    if context.baseline == model != BASELINE_OF_V1 and not _word(row, "baseline"):
+        raise InputError(
+            f"{context.place}: {model} was judged itself, and these files do not say against whom; "
+            f"--baseline names that model, for Arena-Hard v0.1 it is {BASELINE_OF_V1}"
+        )
     told = (
         _word(row, "judge") or UNNAMED,
-        _text(row, context, "model", "model_id"),
+        model,
         _word(row, "baseline") or context.baseline or BASELINE_OF_V1,
         _text(row, context, "uid", "question_id"),
         language_of(row),
@@ -184,7 +190,13 @@ def _battle(row: Row, context: Context) -> Iterator[Game]:
 
 
 def _own(row: Row, context: Context) -> Iterator[Game]:
-    """One game of this package's own form."""
+    """One game of this package's own form.
+
+    Wanted: `question` (an id, the same for all translations), `model`, `opponent`, and `verdict` (a
+    label; A is the answer that was shown first, the model's where `shown_first` is not told) or
+    `score` (the model's share, from 0 to 1); null is a game without a verdict. Optional:
+    `shown_first` (model, opponent, or the name of one), `judge`, `language`, `category`.
+    """
     model, opponent = _text(row, context, "model"), _text(row, context, "opponent")
     shown = row.get("shown_first")
     is_first = shown in (model, "model")

@@ -16,7 +16,7 @@ from arbitrage.languages import parse_tag
 from arbitrage.winrate.recorded_files import files_in, place, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 IDS = ("question_id", "uid", "prompt_id", "id", "question")
@@ -40,48 +40,77 @@ def code_of(tag: str) -> str:
     return parse_tag(tag) or tag
 
 
+Table = dict[str, About | None]
+
+
 @dataclass
 class Questions:
     """What files of questions tell, by their folders."""
 
-    folders: dict[Path, dict[str, About | None]] = field(default_factory=dict)
+    folders: dict[Path, Table] = field(default_factory=dict)
 
     def of(self, path: Path) -> Scope:
         """What is known of the questions that a file of judgements or answers names."""
         above = [one for one in self.folders if one in path.resolve().parents]
         nearest = max(above, key=lambda folder: len(folder.parts), default=None)
-        first = [self.folders[nearest]] if nearest else []
-        return Scope([*first, *(one for one in self.folders.values() if one not in first)])
+        return Scope(self.folders[nearest] if nearest else {}, [*self.folders.values()])
+
+    def any_of(self, keys: Iterable[str]) -> bool:
+        """Whether one of some questions is known at all."""
+        return any(key in table for key in keys for table in self.folders.values())
 
 
 class Scope(NamedTuple):
-    """The tables to ask, the nearest first; none for an id means that it has several languages."""
+    """The table to ask first, and all; none for an id means that it has several languages."""
 
-    tables: list[dict[str, About | None]]
+    near: Table
+    tables: list[Table]
 
     def about(self, key: str) -> About:
-        """Language and category of a question, empty where they are not known."""
-        return next((table[key] or UNKNOWN for table in self.tables if key in table), UNKNOWN)
+        """Language and category of a question, empty where they are not known or not sure."""
+        if key in self.near:
+            return self.near[key] or UNKNOWN
+        found = {table[key] for table in self.tables if key in table}
+        return (next(iter(found)) or UNKNOWN) if len(found) == 1 else UNKNOWN
 
 
 def read_questions(paths: Sequence[Path]) -> Questions:
-    """Reads files of questions. Raises InputError for a row without an id and without a text."""
+    """Reads files of questions, in a folder those that hold some. Raises InputError for a row
+    without an id and without a text."""
     found = Questions()
-    for path, _ in files_in(paths) if paths else ():
-        table = found.folders.setdefault(path.resolve().parent, {})
-        for number, row in rows(path):
-            keys = _keys(row)
-            if not keys:
-                raise InputError(
-                    f"{place(path, number)} is no question: it has none of "
-                    f"{', '.join((*IDS, *TEXTS))}"
-                )
-            about = _about(row)
-            for key in keys:
-                earlier = table.setdefault(key, about)
-                if earlier is None or earlier.language != about.language:
-                    table[key] = None
+    for path, is_named in files_in(paths) if paths else ():
+        if is_named or _holds_questions(path):
+            _read_into(found.folders.setdefault(path.resolve().parent, {}), path)
     return found
+
+
+def _holds_questions(path: Path) -> bool:
+    """Raises InputError for a broken file of lines; a JSON file may be no list."""
+    try:
+        first = next(iter(rows(path)), None)
+    except InputError:
+        if path.suffix != ".json":
+            raise
+        return False
+    return first is not None and bool(_keys(first[1]))
+
+
+def _read_into(table: Table, path: Path) -> None:
+    """Takes in what tells more: judgements and answers have ids too, but no language."""
+    for number, row in rows(path):
+        keys, about = _keys(row), _about(row)
+        if not keys:
+            raise InputError(
+                f"{place(path, number)} is no question: it has none of {', '.join((*IDS, *TEXTS))}"
+            )
+        for key in keys:
+            earlier = table.get(key, UNKNOWN)
+            if earlier is None or about.language in ("", earlier.language):
+                table.setdefault(key, about)
+            elif earlier.language:
+                table[key] = None
+            else:
+                table[key] = About(about.language, about.category or earlier.category)
 
 
 def _keys(row: dict[str, Any]) -> list[str]:
