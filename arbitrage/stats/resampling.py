@@ -10,7 +10,9 @@ Intervals of shares are Wilson's, with the number of independent games that the 
 variance tells of in place of their count and Student's quantile in place of the normal one, as in
 C. Franco, R. Little, T. Louis and E. Slud, "Comparative Study of Confidence Intervals for
 Proportions in Complex Sample Surveys", J. Survey Statistics and Methodology 7 (2019). They stay in
-[0, 1]; where all games are won, lost or tied each question counts as one game. Of the intervals
+[0, 1]; where all games are won, lost or tied each question counts as one game. The degrees of
+freedom are those of the variance (F. Satterthwaite, Biometrics Bulletin 2, 1946): fewer than the
+questions where a few make most of it, as with a model that hardly ever loses. Of the intervals
 that were tried (percentile, the same widened by Student's quantile, studentized with and without
 log-odds) these alone cover 94 to 97 % from 10 questions on and for rates from 0.5 to 0.92.
 """
@@ -18,7 +20,7 @@ log-odds) these alone cover 94 to 97 % from 10 questions on and for rates from 0
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -51,6 +53,20 @@ class Influences(Protocol):
         is in two pieces."""
 
 
+class Spread(NamedTuple):
+    """Of some estimates: the bootstrapped variance, and the sum of the fourth powers of their
+    influences over the square of that of the second."""
+
+    variance: NDArray[np.float64]
+    concentration: NDArray[np.float64]
+
+    def freedom(self, questions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Degrees of freedom of the variances, at most one less than the questions."""
+        excess = np.maximum(self.concentration - 1 / np.maximum(questions, 1), 1e-12)
+        told: NDArray[np.float64] = np.minimum(questions - 1.0, 2 / excess)
+        return told
+
+
 class Mean(NamedTuple):
     """Means of the same columns of several blocks: `of` are places of blocks, `weight` (blocks,
     columns) what each counts for."""
@@ -59,19 +75,30 @@ class Mean(NamedTuple):
     weight: NDArray[np.float64]
 
 
-def drawn(
-    questions: int, number: int, seed: int, chunk: int = CHUNK
-) -> Iterator[NDArray[np.uint8]]:
-    """How often each question is in each resample, as (questions, some resamples) arrays that
-    together have `number` columns."""
-    generator = np.random.default_rng(seed)
-    size = max(1, min(chunk, CELLS // max(questions, 1)))
-    for start in range(0, number, size):
-        counts = np.empty((questions, min(size, number - start)), np.uint8)
-        for column in range(counts.shape[1]):
-            picked = generator.integers(questions, size=questions, dtype=np.int64)
-            counts[:, column] = np.minimum(np.bincount(picked, minlength=questions), 255)
-        yield counts
+class Resamples:
+    """How often each question is in each resample: (questions, some resamples) arrays that together
+    have `number` columns. They are the same each time, and kept where they are few."""
+
+    def __init__(self, questions: int, number: int, seed: int, chunk: int = CHUNK) -> None:
+        self.questions, self.number, self.seed = questions, number, seed
+        self.size = max(1, min(chunk, CELLS // max(questions, 1)))
+        self._kept: list[NDArray[np.uint8]] = []
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        if self._kept or self.questions * self.number > CELLS:
+            return iter(self._kept) if self._kept else self._drawn()
+        self._kept = list(self._drawn())
+        return iter(self._kept)
+
+    def _drawn(self) -> Iterator[NDArray[np.uint8]]:
+        generator = np.random.default_rng(self.seed)
+        for start in range(0, self.number, self.size):
+            counts = np.empty((self.questions, min(self.size, self.number - start)), np.uint8)
+            for column in range(counts.shape[1]):
+                picked = generator.integers(self.questions, size=self.questions, dtype=np.int64)
+                times = np.bincount(picked, minlength=self.questions)
+                counts[:, column] = np.minimum(times, 255)
+            yield counts
 
 
 def shifts(block: Influences, counts: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -85,16 +112,13 @@ def shifts(block: Influences, counts: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def variances(
-    blocks: Sequence[Influences],
-    means: Sequence[Mean],
-    questions: int,
-    number: int,
-    seed: int,
-) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """The bootstrapped variance of every estimate, by block, and of every mean of blocks."""
+    blocks: Sequence[Influences], means: Sequence[Mean], resamples: Resamples
+) -> tuple[list[Spread], list[NDArray[np.float64]]]:
+    """The spread of every estimate, by block, and the variance of every mean of blocks; 0 without
+    resamples."""
     found = [np.zeros(block.columns) for block in blocks]
     meant = [np.zeros(mean.weight.shape[1]) for mean in means]
-    for counts in drawn(questions, number, seed):
+    for counts in resamples:
         sums = [np.zeros((counts.shape[1], len(one)), np.float32) for one in meant]
         for place, block in enumerate(blocks):
             shift = shifts(block, counts)
@@ -106,20 +130,36 @@ def variances(
         for one, total in zip(meant, sums, strict=True):
             one += _squares(total)
     for one in (*found, *meant):
-        one /= number
-    return found, meant
+        one /= max(resamples.number, 1)
+    return [
+        Spread(one, _concentration(block)) for one, block in zip(found, blocks, strict=True)
+    ], meant
 
 
-def _squares(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.einsum("ij,ij->j", values, values, dtype=np.float64)
+def _concentration(block: Influences) -> NDArray[np.float64]:
+    """Nothing where no question moves an estimate."""
+    second, fourth = np.zeros(block.columns), np.zeros(block.columns)
+    for _, values in block.parts():
+        squares = values * values
+        second += squares.sum(axis=0)
+        fourth += _squares(squares)
+    return np.divide(fourth, second**2, out=np.zeros(block.columns), where=second > 0)
 
 
-def student(freedom: int) -> float:
-    """Two-sided 95 % point of Student's t: exact for 1 and 2 degrees of freedom, else by the
-    expansion of Cornish and Fisher (Abramowitz and Stegun 26.7.5), within 0.003 of it."""
-    if freedom < 3:
-        return {1: 12.7062, 2: 4.3027}.get(freedom, math.nan)
-    z, v = Z95, float(freedom)
+def _squares(values: NDArray[Any]) -> NDArray[np.float64]:
+    told: NDArray[np.float64] = np.einsum("ij,ij->j", values, values, dtype=np.float64)
+    return told
+
+
+def student(freedom: float) -> float:
+    """Two-sided 95 % point of Student's t: exact for 1, 2 and 3 degrees of freedom and between
+    them by their inverse, above by the expansion of Cornish and Fisher (Abramowitz and Stegun
+    26.7.5), within 0.003 of it; nan below 1."""
+    if freedom < 1:
+        return math.nan
+    if freedom <= 3:
+        return float(np.interp(-1 / freedom, (-1, -1 / 2, -1 / 3), (12.7062, 4.3027, 3.1824)))
+    z, v = Z95, freedom
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
@@ -130,25 +170,25 @@ def student(freedom: int) -> float:
 
 
 def share_interval(
-    share: float, variance: float, questions: int, *, certain: bool = False
+    share: float, variance: float, questions: int, freedom: float, *, certain: bool = False
 ) -> tuple[float, float]:
     """95 % of a share in [0, 1] with its bootstrapped variance. `certain`: the games behind it all
     ended alike, so that their variance says nothing."""
     if questions < 2 or math.isnan(share) or math.isnan(variance):
         return math.nan, math.nan
     spread = share * (1 - share)
-    games = float(questions)
+    games, free = float(questions), questions - 1.0
     if variance > 1e-15 and spread > 1e-15 and not certain:
-        games = spread / variance
-    t = student(questions - 1) ** 2 / games
+        games, free = spread / variance, freedom
+    t = student(free) ** 2 / games
     center = (share + t / 2) / (1 + t)
     half = math.sqrt(t * (spread + t / 4)) / (1 + t)
     return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
 
 
-def plain_interval(value: float, variance: float, questions: int) -> tuple[float, float]:
+def plain_interval(value: float, variance: float, freedom: float) -> tuple[float, float]:
     """95 % of anything else, symmetric, with Student's quantile."""
-    if questions < 2 or math.isnan(value) or math.isnan(variance):
+    if freedom < 1 or math.isnan(value) or math.isnan(variance):
         return math.nan, math.nan
-    half = student(questions - 1) * math.sqrt(variance)
+    half = student(freedom) * math.sqrt(variance)
     return value - half, value + half

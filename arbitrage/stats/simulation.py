@@ -3,7 +3,7 @@
 A judge sees, on a scale of log-odds: the difference of two models' strengths on the question, what
 it gives to the answer shown first, and what it gives to length. With logistic noise on top, far on
 one side is a strong win, near the middle a tie. Verdicts go missing, for all games alike or more
-often where the second answer seems better, or where the answers differ much in length.
+often in one of the two orders, or where the answers differ much in length.
 
     world = World(strengths={"a": 0.8, "base": 0.0}, first_shown=0.5, longer=0.6)
     outcomes, truth = simulate(world, seed=1), true_rates(world)["a", "base"]
@@ -42,8 +42,8 @@ class World:
     what the judge gives to the first answer. `longer`: what it gives to a standard deviation of
     length; `lengths`: mean length by model, in standard deviations of the difference. `tie` and
     `strong`: how far from the middle a win and a strong win begin. `missing`: share of verdicts
-    that are lost; `missing_second`: the same on top where the answer shown second is the better one
-    by far, `missing_long` where lengths differ by more than a standard deviation. `judges`: names,
+    that are lost; `missing_second`: the same on top where the first model of a pair is shown
+    second, `missing_long` where lengths differ by more than a standard deviation. `judges`: names,
     and what each gives to the first answer besides.
     """
 
@@ -108,7 +108,7 @@ def simulate(world: World, seed: int) -> Outcomes:
         for side in (FIRST_SHOWN, SECOND_SHOWN):
             felt = mind + world.longer * length + side * (world.first_shown + bias)
             felt += generator.logistic(size=len(felt))
-            score.append(_with_missing(world, generator, _score(world, felt), side * felt, length))
+            score.append(_with_missing(world, generator, _score(world, felt), side, length))
             weight.append(np.where(np.abs(felt) > world.strong, world.strong_weight, 1.0))
             judge.append(np.full(len(felt), place))
             position.append(np.full(len(felt), side))
@@ -165,11 +165,10 @@ def _score(world: World, felt: Numbers) -> Numbers:
 
 
 def _with_missing(
-    world: World, generator: np.random.Generator, score: Numbers, shown: Numbers, length: Numbers
+    world: World, generator: np.random.Generator, score: Numbers, side: int, length: Numbers
 ) -> Numbers:
-    """`shown`: how much better the answer shown first seems."""
     lost = np.full(len(score), world.missing)
-    lost += np.where(shown < -world.strong, world.missing_second, 0.0)
+    lost += world.missing_second if side == SECOND_SHOWN else 0.0
     lost += np.where(np.abs(length) > 1, world.missing_long, 0.0)
     return np.where(generator.random(len(score)) < lost, np.nan, score)
 

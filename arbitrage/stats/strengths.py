@@ -37,7 +37,8 @@ class Fit:
     def over(self, baseline: int | None) -> Numbers:
         """Strengths over a baseline's, or over their mean."""
         zero = self.strengths.mean() if baseline is None else self.strengths[baseline]
-        return self.strengths - zero
+        told: Numbers = self.strengths - zero
+        return told
 
     def chance(self, pairs: NDArray[np.int64]) -> Numbers:
         """Of the first model of each pair, where all covariates are zero."""
@@ -47,6 +48,12 @@ class Fit:
 def logistic(x: Numbers) -> Numbers:
     """1 / (1 + exp(-x)), without overflow."""
     told: Numbers = 0.5 * (1 + np.tanh(0.5 * x))
+    return told
+
+
+def sums(place: NDArray[np.int64], values: Numbers, size: int) -> Numbers:
+    """Sums of values by place, (size,)."""
+    told: Numbers = np.bincount(place, values, size).astype(np.float64, copy=False)
     return told
 
 
@@ -91,7 +98,8 @@ def fit(
         if np.abs(step).max(initial=0.0) < TOLERANCE**0.5 and slope @ step < TOLERANCE:
             break
     _, information = _newton(design, found, pair, score, weight, z, prior)
-    return Fit(found[:models], found[models:], np.linalg.inv(information))
+    inverse: Numbers = np.linalg.inv(information).astype(np.float64, copy=False)
+    return Fit(found[:models], found[models:], inverse)
 
 
 def odds(design: Numbers, found: Numbers, pair: NDArray[np.int64], z: Numbers) -> Numbers:
@@ -129,13 +137,13 @@ def _newton(
     p, models = len(design), design.shape[1]
     chance = logistic(odds(design, found, pair, z))
     rest, spread = weight * (score - chance), weight * chance * (1 - chance)
-    slope = np.concatenate([design.T @ np.bincount(pair, rest, p), z.T @ rest]) - prior * found
+    slope = np.concatenate([design.T @ sums(pair, rest, p), z.T @ rest]) - prior * found
     information = prior * np.eye(len(found))
-    information[:models, :models] += design.T @ (np.bincount(pair, spread, p)[:, None] * design)
+    information[:models, :models] += design.T @ (sums(pair, spread, p)[:, None] * design)
     if z.shape[1]:
         scaled = z * spread[:, None]
-        sums = np.stack([np.bincount(pair, column, p) for column in scaled.T], axis=1)
-        cross = design.T @ sums
+        by_pair = np.stack([sums(pair, column, p) for column in scaled.T], axis=1)
+        cross = design.T @ by_pair
         information[:models, models:] += cross
         information[models:, :models] += cross.T
         information[models:, models:] += scaled.T @ z

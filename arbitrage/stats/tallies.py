@@ -55,8 +55,8 @@ class Games(Columns):
 
 @dataclass(frozen=True)
 class Meetings(Columns):
-    """One row per judge, pair and prompt. `missing`: its games without a verdict; `both`: whether it
-    was judged in both orders; `flipped`: whether the verdicts then followed the position."""
+    """One row per judge, pair and prompt. `missing`: its games without a verdict; `both`: whether
+    it was judged in both orders; `flipped`: whether the verdicts then followed the position."""
 
     missing: NDArray[np.int64]
     both: NDArray[np.bool_]
@@ -128,8 +128,9 @@ def _of_order(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """By meeting: how many verdicts there are in one order, and whom they favour."""
     rows = told & (games.position == (FIRST_SHOWN if side > 0 else SECOND_SHOWN))
-    favour = np.bincount(meeting[rows], games.score[rows] - 0.5, size)
-    return np.bincount(meeting[rows], minlength=size), favour
+    favour: NDArray[Any] = np.bincount(meeting[rows], games.score[rows] - 0.5, size)
+    count: NDArray[Any] = np.bincount(meeting[rows], minlength=size)
+    return count, favour
 
 
 def _without_flips(

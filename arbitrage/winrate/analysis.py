@@ -19,7 +19,14 @@ import numpy as np
 
 from arbitrage.errors import InputError
 from arbitrage.stats.agreement import Agreeing, met, words
-from arbitrage.stats.resampling import Mean, plain_interval, share_interval, variances
+from arbitrage.stats.resampling import (
+    Mean,
+    Resamples,
+    Spread,
+    plain_interval,
+    share_interval,
+    variances,
+)
 from arbitrage.stats.tallies import Games, Meetings, Settled, settle
 from arbitrage.winrate.census import Census, census, opponents
 from arbitrage.winrate.remarks import remarks_on
@@ -62,13 +69,15 @@ class Seen(NamedTuple):
 @dataclass(frozen=True)
 class Found:
     """Estimates of one scope in the columns of `Figures`, with their variances, and what was
-    counted. `drawn`: questions behind each; `free`: the same for Student's quantile."""
+    counted. `drawn`: questions behind each; `free`: degrees of freedom of the variances;
+    `enough`: whether the questions are enough for an interval."""
 
     seen: Seen
     values: Numbers
     variance: Numbers
     drawn: NDArray[np.int64]
-    free: NDArray[np.int64]
+    free: Numbers
+    enough: NDArray[np.bool_]
     certain: NDArray[np.bool_]
     counted: Census
     names: tuple[str, ...] = ()
@@ -130,7 +139,9 @@ class _Analysis:
         self, outcomes: Outcomes, settled: Settled, choices: AnalysisConfig, anchor: int | None
     ) -> None:
         self.outcomes, self.settled, self.choices, self.anchor = outcomes, settled, choices, anchor
-        self.questions = int(outcomes.question.max()) + 1
+        self.resamples = Resamples(
+            int(outcomes.question.max()) + 1, choices.resamples, choices.seed
+        )
         self.prompts = int(outcomes.prompt.max()) + 1
         self.wanted = opponents(settled.pairs, anchor)
         self.unidentified: dict[str, tuple[str, ...]] = {}
@@ -156,20 +167,20 @@ class _Analysis:
             self.unidentified[self._name(judge)] = figures[0].told.unidentified
         spoken = [place for place, seen in enumerate(scopes) if seen.scope == LANGUAGE]
         means = [_mean_of(figures, spoken)] if len(spoken) > 1 else []
-        number, seed = self.choices.resamples, self.choices.seed
-        spread, meant = variances(figures, means, self.questions, number, seed)
+        spread, meant = variances(figures, means, self.resamples)
         told = [
             Found(
                 seen,
                 one.values,
-                _or_none(variance, number),
+                self._or_none(some.variance),
                 one.questions,
-                one.questions,
+                some.freedom(one.questions),
+                one.questions >= self.choices.least,
                 one.certain,
                 many,
                 one.names,
             )
-            for seen, one, variance, many in zip(scopes, figures, spread, counted, strict=True)
+            for seen, one, some, many in zip(scopes, figures, spread, counted, strict=True)
         ]
         if means:
             told.insert(1, self._over_languages(told, spoken, means[0], meant[0]))
@@ -206,15 +217,15 @@ class _Analysis:
         complete = np.where(np.isnan(values), 0.0, values)
         mixed = (mean.weight * complete).sum(axis=0)
         values = np.where(mean.weight.sum(axis=0) > 0, mixed, np.nan)
-        drawn = np.stack([one.drawn[:size] for one in some])
-        fewest = np.where(mean.weight > 0, drawn, np.iinfo(np.int64).max).min(axis=0)
-        certain = np.stack([one.certain[:size] for one in some]).all(axis=0)
+        enough = np.stack([one.enough[:size] for one in some]) | (mean.weight == 0)
+        certain = np.asarray(np.stack([one.certain[:size] for one in some]).all(axis=0))
         return Found(
             Seen(some[0].seen.judge, LANGUAGES, "", 0),
             values,
-            _or_none(variance, self.choices.resamples),
-            fewest,
+            self._or_none(variance),
+            told[0].drawn[:size],
             told[0].free[:size],
+            np.asarray(enough.all(axis=0)),
             certain,
             Census.total([one.counted for one in some]),
         )
@@ -259,11 +270,12 @@ class _Analysis:
     def _share(self, found: Found, place: int, turned: bool) -> Estimate:
         value = float(found.values[place])
         low = high = math.nan
-        if found.drawn[place] >= self.choices.least:
+        if found.enough[place]:
             low, high = share_interval(
                 value,
                 float(found.variance[place]),
-                int(found.free[place]),
+                int(found.drawn[place]),
+                float(found.free[place]),
                 certain=bool(found.certain[place]),
             )
         return Estimate(1 - value, 1 - high, 1 - low) if turned else Estimate(value, low, high)
@@ -276,8 +288,8 @@ class _Analysis:
         return self._symmetric(found, place)
 
     def _symmetric(self, found: Found, place: int) -> Estimate:
-        value, free = float(found.values[place]), int(found.free[place])
-        if found.drawn[place] < self.choices.least or found.certain[place]:
+        value, free = float(found.values[place]), float(found.free[place])
+        if found.certain[place] or not found.enough[place]:
             return Estimate(value, math.nan, math.nan)
         return Estimate(value, *plain_interval(value, float(found.variance[place]), free))
 
@@ -301,26 +313,30 @@ class _Analysis:
                 some = Agreeing(pair.where(pair.language == place))
                 told.append((first, second, LANGUAGE, self.outcomes.languages[place], some))
         told = [one for one in told if one[2] == ALL or one[3]]
-        number, seed = self.choices.resamples, self.choices.seed
-        blocks = [one[-1] for one in told]
-        spread, _ = variances(blocks, [], self.questions, number, seed) if told else ([], [])
+        spread, _ = variances([one[-1] for one in told], [], self.resamples) if told else ([], [])
         names = self.outcomes.judges
         return tuple(
-            Agreement(names[a], names[b], scope, of, *self._agree(one, _or_none(v, number)))
+            Agreement(names[a], names[b], scope, of, *self._agree(one, v))
             for (a, b, scope, of, one), v in zip(told, spread, strict=True)
         )
 
     def _judges(self) -> range:
         return range(len(self.outcomes.judges))
 
-    def _agree(self, one: Agreeing, variance: Numbers) -> tuple[Estimate, Estimate, int]:
-        low = high = k_low = k_high = math.nan
+    def _agree(self, one: Agreeing, spread: Spread) -> tuple[Estimate, Estimate, int]:
+        same = kappa = (math.nan, math.nan)
+        of_same, of_kappa = self._or_none(spread.variance).tolist()
+        free = spread.freedom(np.full(2, one.questions)).tolist()
         if one.questions >= self.choices.least:
-            low, high = share_interval(one.same, float(variance[0]), one.questions)
-        if one.questions >= self.choices.least and variance[1] > 0:
-            k_low, k_high = plain_interval(one.kappa, float(variance[1]), one.questions)
-        kappa = Estimate(one.kappa, max(-1.0, k_low), min(1.0, k_high))
-        return Estimate(one.same, low, high), kappa, len(one.pair.first)
+            same = share_interval(one.same, of_same, one.questions, free[0])
+            kappa = plain_interval(one.kappa, of_kappa or math.nan, free[1])
+        low, high = np.clip(kappa, -1, 1).tolist()
+        told = Estimate(one.same, *same), Estimate(one.kappa, low, high)
+        return *told, len(one.pair.first)
+
+    def _or_none(self, variance: Numbers) -> Numbers:
+        """No variance without resamples."""
+        return variance if self.choices.resamples else np.full(len(variance), np.nan)
 
 
 def gain_of(rate: float) -> float:
@@ -347,7 +363,3 @@ def _mean_of(figures: Sequence[Figures], spoken: Sequence[int]) -> Mean:
     controlled &= (controlled | ~plain).all(axis=0)
     weight = there / np.maximum(there.sum(axis=0), 1)
     return Mean(tuple(spoken), weight)
-
-
-def _or_none(variance: Numbers, number: int) -> Numbers:
-    return variance if number else np.full(len(variance), np.nan)

@@ -114,12 +114,12 @@ def _of_rows(rows: Sequence[Row], judges: Sequence[str]) -> Iterator[str]:
     won = [_where(row) for row in some if row.rate.value == 1]
     if won:
         yield (
-            f"every game was won by {listed(won)}, so that the gain cannot be told and strengths are "
-            "held by their prior alone"
+            f"every game was won by {listed(won)}, so that the gain cannot be told and only the "
+            "prior keeps strengths finite"
         )
     lost = [_where(row) for row in some if row.rate.value == 0]
     if lost:
-        yield f"every game was lost by {listed(lost)}, so that strengths are held by the prior alone"
+        yield f"every game was lost by {listed(lost)}, so only the prior keeps strengths finite"
 
 
 def _where(row: Row) -> str:

@@ -10,7 +10,8 @@ The plain rate is a ratio of sums. The controlled one is what a logistic model o
 strengths, style differences and position, predicts where those differences are zero and neither
 answer is shown first: the idea of the length-controlled AlpacaEval (Y. Dubois et al., arXiv
 2404.04475), with Arena-Hard v2's covariates. The model has no terms of questions, so that its
-prediction is the same for each of them, and their standardized mean is the prediction itself.
+prediction is the same for each of them, and their standardized mean is the prediction itself. What
+it is wrong by on few questions is taken off.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from arbitrage.stats.strengths import Fit, fit, incidence, logistic, odds
+from arbitrage.stats.smallness import (
+    Smallness,
+    corrected_chance,
+    corrected_effects,
+    smallness,
+)
+from arbitrage.stats.strengths import Fit, fit, incidence, sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +78,7 @@ class Control:
 def controls(games: Games, styles: Sequence[str], control: Sequence[str]) -> Control:
     """What can be controlled on these games: the covariates that vary within pairs."""
     places = chosen_styles(styles, control)
-    rows = ~np.isnan(games.style[:, places]).any(axis=1)
+    rows: NDArray[np.bool_] = np.asarray(~np.isnan(games.style[:, places]).any(axis=1))
     known = games.where(rows)
     columns = [(styles[place], known.style[:, place]) for place in places]
     if POSITION in control:
@@ -94,7 +101,7 @@ def controls(games: Games, styles: Sequence[str], control: Sequence[str]) -> Con
 def _within(pair: NDArray[np.int64], column: Numbers) -> float:
     """Sum of squares about the mean of each pair."""
     count = np.maximum(np.bincount(pair), 1)
-    mean = np.bincount(pair, column) / count
+    mean = sums(pair, column, len(count)) / count
     return float(((column - mean[pair]) ** 2).sum())
 
 
@@ -116,13 +123,14 @@ class Figures:
     plain: Fit = field(init=False)
     told: Control = field(init=False)
     controlled: Fit | None = field(init=False, default=None)
+    _small: Smallness | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         p, m = len(self.pairs), self.models
         g = self.games
         self._design = incidence(self.pairs, m)
-        self._won = np.bincount(g.pair, g.weight * g.score, p)
-        self._played = np.bincount(g.pair, g.weight, p)
+        self._won = sums(g.pair, g.weight * g.score, p)
+        self._played = sums(g.pair, g.weight, p)
         self._pair_rate = _ratio(self._won, self._played)
         self._of_models()
         used = np.flatnonzero(self._played > 0)
@@ -166,18 +174,20 @@ class Figures:
         if len(np.unique(some.question)) < PER_EFFECT * len(self.told.names):
             return
         z = self.told.covariates(some)
-        self.controlled = fit(
-            self.pairs, self.models, some.pair, some.score, some.weight, z, self.ridge
-        )
+        games = some.pair, some.score, some.weight, z
+        self.controlled = fit(self.pairs, self.models, *games, self.ridge)
+        self._small = smallness(self.controlled, self._design, *games, some.question)
 
     def _gather(self) -> None:
         p, m = len(self.pairs), self.models
         pair_free, model_free = np.full(p, np.nan), np.full(m, np.nan)
         effects = np.zeros(0)
-        if self.controlled is not None:
-            pair_free = np.where(self._played > 0, self.controlled.chance(self.pairs), np.nan)
-            model_free = _ratio(*self._expected(np.nan_to_num(pair_free)))
-            effects = self.controlled.effects
+        if self.controlled is not None and self._small is not None:
+            chance = self.controlled.chance(self.pairs)
+            free = corrected_chance(chance, self._design, self._small)
+            pair_free = np.where(self._played > 0, free, np.nan)
+            model_free = _ratio(*self._expected(free))
+            effects = corrected_effects(self.controlled.effects, self._small)
         strengths = np.where(self._model_played > 0, self.plain.over(self.baseline), np.nan)
         rates = (self._pair_rate, self._model_rate)
         self.values = np.concatenate([*rates, pair_free, model_free, strengths, effects])
@@ -200,16 +210,16 @@ class Figures:
         step = max(1, HELD // max(self.columns + len(self.pairs), 1))
         for place in range(0, len(starts), step):
             stop = starts[place + step] if place + step < len(starts) else len(g)
+            questions = g.question[starts[place : place + step]]
             some = g.where(slice(int(starts[place]), int(stop)))
-            told = self.told.rows[starts[place] : stop]
-            yield g.question[starts[place : place + step]], self._influence(some, told)
+            yield questions, self._influence(some, questions) * self._widening()
 
-    def _influence(self, some: Games, told: NDArray[np.bool_]) -> Numbers:
-        local = np.unique(some.question, return_inverse=True)[1]
-        k, p = int(local[-1]) + 1, len(self.pairs)
+    def _influence(self, some: Games, questions: NDArray[np.int64]) -> Numbers:
+        local = np.searchsorted(questions, some.question)
+        k, p = len(questions), len(self.pairs)
         code = local * p + some.pair
-        won = np.bincount(code, some.weight * some.score, k * p).reshape(k, p)
-        played = np.bincount(code, some.weight, k * p).reshape(k, p)
+        won = sums(code, some.weight * some.score, k * p).reshape(k, p)
+        played = sums(code, some.weight, k * p).reshape(k, p)
         first, second = self._sides
         model_won = won @ first + (played - won) @ second
         model_played = played @ (first + second)
@@ -218,18 +228,21 @@ class Figures:
         chance = self.plain.chance(self.pairs)
         moved = (won - played * chance) @ self._design @ self.plain.inverse
         zero = moved.mean(axis=1) if self.baseline is None else moved[:, self.baseline]
-        columns = [pair_rate, model_rate, np.zeros_like(pair_rate), np.zeros_like(model_rate)]
-        columns.append(moved - zero[:, None])
-        if self.controlled is not None:
-            moves = self._controlled(self.controlled, some.where(told), local[told], k)
-            columns[2:4] = moves[:2]
-            columns.append(moves[2])
-        return np.concatenate(columns, axis=1) * self._widening()
+        strengths = moved - zero[:, None]
+        if self.controlled is None:
+            free = np.zeros_like(pair_rate), np.zeros_like(model_rate), np.zeros((k, 0))
+        else:
+            free = self._controlled(self.controlled, questions)
+        return np.concatenate([pair_rate, model_rate, *free[:2], strengths, free[2]], axis=1)
 
     def _widening(self) -> Numbers:
-        """For what the fits have used up: n / (n - 1), less one more for each covariate."""
-        free = self.questions - 1 - np.where(self._controlled_columns(), len(self.names), 0)
-        told: Numbers = np.sqrt(self.questions / np.maximum(free, 1))
+        """n / (n - 1) for what an estimate has used up; n / (n - 1 - k) for controlled ones, or
+        what the jackknife takes, (n - 1) / n, where each question was left out."""
+        n, used = np.maximum(self.questions, 2), len(self.names)
+        plain = n / (n - 1)
+        left_out = self._small is not None and self._small.left_out
+        free = (n - 1) / n if left_out else n / np.maximum(n - 1 - used, 1)
+        told: Numbers = np.sqrt(np.where(self._controlled_columns(), free, plain))
         return told
 
     def _controlled_columns(self) -> NDArray[np.bool_]:
@@ -238,18 +251,14 @@ class Figures:
         return (places >= rates) & ((places < 2 * rates) | (places >= 2 * rates + self.models))
 
     def _controlled(
-        self, found: Fit, some: Games, local: NDArray[np.int64], k: int
+        self, found: Fit, questions: NDArray[np.int64]
     ) -> tuple[Numbers, Numbers, Numbers]:
         """Influences of the controlled rates of pairs and of models, and of the effects."""
-        p, m = len(self.pairs), self.models
-        z = self.told.covariates(some)
-        estimates = np.concatenate([found.strengths, found.effects])
-        rest = some.weight * (some.score - logistic(odds(self._design, estimates, some.pair, z)))
-        by_pair = np.bincount(local * p + some.pair, rest, k * p).reshape(k, p)
-        by_effect = [np.bincount(local, rest * column, k) for column in z.T]
-        scores = np.concatenate([by_pair @ self._design, np.stack(by_effect, axis=1)], axis=1)
-        moved = scores @ found.inverse
-        chance = found.chance(self.pairs)
+        moved = np.zeros((len(questions), len(found.inverse)))
+        if self._small is not None:
+            _, here, there = np.intersect1d(questions, self._small.questions, True, True)
+            moved[here] = self._small.moved[there]
+        m, chance = self.models, found.chance(self.pairs)
         pair = (moved[:, :m] @ self._design.T) * (chance * (1 - chance))
         first, second = self._sides
         share = (first - second) * self._played[:, None] / np.maximum(self._model_played, 1e-300)
