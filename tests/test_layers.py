@@ -30,6 +30,7 @@ STORY = (
         *("identity", "blocks", "deadline", "files", "writing", "phrases", "columns", "combine"),
         *("ranking", "weights", "exports", "shown", "winrate.results", "stats.resampling"),
         *("stats.tallies", "winrate.recorded_files", "stats.simulation", "winrate.recorded_forms"),
+        *("stats.smallness",),
     ),
     (
         *("sourcecode", "rules", "standings", "datafolder", "fields", "winrate.choices"),
@@ -51,12 +52,12 @@ STORY = (
     ),
     ("configfile", "store", "sources", "validation", "engines", "routers"),
     (
-        *("prompts", "arbiter", "plan", "lineup", "journal", "placement", "reading", "spending"),
+        *("prompts", "arbiter", "plan", "lineup", "journal", "placement", "reading"),
         *("winrate.games", "winrate.loading", "winrate.answer_files"),
     ),
     (
         *("product", "baselines", "pairs", "replay", "winrate.sourcing", "desk"),
-        *("winrate.recorded_styles",),
+        *("winrate.recorded_styles", "spending"),
     ),
     (
         *("resumable", "demand", "readahead", "parts", "rounds", "attacks", "results", "worth"),
