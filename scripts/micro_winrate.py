@@ -1,0 +1,156 @@
+"""Win rates held against the truth, on the held-out micro-world.
+
+Runs `configs/quickstart.yaml` and `configs/winrate.yaml` (of both only what is missing), looks up
+which answers are exactly right, and compares, for what arbitrage has selected against each single
+teacher and in each language: the difference in exact match, with a 95 % interval by bootstrap over
+the questions, and the win rate. Where the difference is significant, the two must point the same
+way; the script says how often they do, and ends with 1 where they do not.
+
+    python scripts/micro_winrate.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from arbitrage.winrate.results import EVERYONE, LANGUAGE, read_results
+from micro_world import HELDOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from arbitrage.winrate.results import Results
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = "arbitrage"
+RESAMPLES = 10_000
+
+
+class Compared(NamedTuple):
+    """One teacher in one language, or in all (""). `gap`, `low`, `high`: of exact match, in points,
+    what was selected less the teacher; `rate`: the win rate of what was selected, in percent."""
+
+    teacher: str
+    language: str
+    gap: float
+    low: float
+    high: float
+    rate: float
+    questions: int
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the interval of the difference leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the win rate is on the same side of 50 % as the difference of 0."""
+        return (self.rate - 50) * self.gap > 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs, compares, prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=ROOT / "runs/quickstart")
+    parser.add_argument("--evaluation", type=Path, default=ROOT / "runs/winrate")
+    options = parser.parse_args(arguments)
+    call("run", ROOT / "configs/quickstart.yaml", "--set", f"run={options.run}")
+    settings = (f"evaluation={options.evaluation}", f"models.{OURS}.run={options.run}")
+    told = [part for setting in settings for part in ("--set", setting)]
+    call("winrate", ROOT / "configs/winrate.yaml", *told)
+    compared = list(compare(options.evaluation))
+    show(compared, Console())
+    split = [one for one in compared if one.language and one.is_significant and not one.agrees]
+    sys.exit(1 if split else 0)
+
+
+def call(*arguments: Any) -> None:
+    """One command of `arbitrage`, quietly."""
+    command = [sys.executable, "-m", "arbitrage.cli", *map(str, arguments), "--quiet"]
+    if code := subprocess.run(command, check=False).returncode:  # noqa: S603 - our own command
+        sys.exit(code)
+
+
+def compare(evaluation: Path) -> Iterator[Compared]:
+    """Every teacher, in all languages together and in each."""
+    results = read_results(evaluation)
+    right = right_answers(evaluation, results)
+    draw = np.random.default_rng(0)
+    for teacher in (name for name in results.models if name != OURS):
+        gaps = right[OURS].astype(float) - right[teacher].astype(float)
+        for language in ("", *sorted(set(right.index))):
+            some = gaps.to_numpy() if not language else gaps[right.index == language].to_numpy()
+            drawn = draw.integers(len(some), size=(RESAMPLES, len(some)))
+            low, high = np.percentile(some[drawn].mean(axis=1), [2.5, 97.5]) * 100
+            rate = rate_of(results, teacher, language)
+            yield Compared(teacher, language, some.mean() * 100, low, high, rate, len(some))
+
+
+def rate_of(results: Results, teacher: str, language: str) -> float:
+    """The win rate of what was selected against a teacher, in percent."""
+    where = (LANGUAGE, language) if language else ("all", "")
+    row = results.row(OURS, teacher, *where)
+    return float("nan") if row is None else row.rate.value * 100
+
+
+def right_answers(evaluation: Path, results: Results) -> pd.DataFrame:
+    """Which model is exactly right on which question; the index is the language."""
+    truth = pd.read_json(HELDOUT / "answers.jsonl", lines=True, dtype=False)
+    prompts = pd.concat(map(pd.read_parquet, sorted(evaluation.glob("prompts/*.parquet"))))
+    asked = prompts.merge(truth, left_on="user_id", right_on="id", validate="one_to_one")
+    found = pd.DataFrame(index=pd.Index(asked.prompt_id))
+    made = results.made_from or {}
+    for name in results.models:
+        files = evaluation.glob(f"candidates/*-{made[name]['fingerprint']}/*.parquet")
+        answers = pd.concat(map(pd.read_parquet, sorted(files))).set_index("prompt_id")
+        texts = answers.completion.reindex(found.index)
+        found[name] = texts.fillna("").str.strip().to_numpy() == asked.answer.to_numpy()
+    return found.set_axis(asked.language.to_numpy(), axis=0)
+
+
+def show(compared: Sequence[Compared], console: Console) -> None:
+    """The teachers over all languages, and how often the two measures point the same way."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in (
+        *("arbitrage against", "exact match, points", "win rate, %"),
+        *("languages", "significant", "agree", "do not"),
+    ):
+        table.add_column(
+            heading, justify="left" if heading[0] == "a" and " " in heading else "right"
+        )
+    for whole in (one for one in compared if one.language == EVERYONE):
+        mine = [one for one in compared if one.teacher == whole.teacher and one.language]
+        sure = [one for one in mine if one.is_significant]
+        agree = [one for one in sure if one.agrees]
+        gap = f"{whole.gap:+.1f} [{whole.low:+.1f}, {whole.high:+.1f}]"
+        split = " ".join(one.language for one in sure if not one.agrees) or "-"
+        table.add_row(
+            whole.teacher,
+            gap,
+            f"{whole.rate:.1f}",
+            str(len(mine)),
+            str(len(sure)),
+            str(len(agree)),
+            split,
+        )
+    console.print(table)
+    sure = [one for one in compared if one.language and one.is_significant]
+    agree = sum(one.agrees for one in sure)
+    console.print(
+        f"\nof {sum(1 for one in compared if one.language)} pairs of a teacher and a language "
+        f"{len(sure)} differ significantly in exact match; the win rate agrees in {agree} of them"
+    )
+
+
+if __name__ == "__main__":
+    main()
