@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from arbitrage.winrate.recorded import Recorded
     from arbitrage.winrate.results import Results
 
+Judgements = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH...",
+        help="Files, folders or patterns of Arena-Hard, AlpacaEval or JSONL of your own.",
+    ),
+]
+Missing = Annotated[
+    Literal["game", "prompt"] | None,
+    typer.Option(
+        "--missing",
+        help="A game without a verdict: it alone is out, or its prompt; else as the tool does that "
+        "wrote the files.",
+    ),
+]
+
 
 def add_to(main: typer.Typer) -> None:
     """Makes the command part of the command line."""
@@ -23,13 +39,7 @@ def add_to(main: typer.Typer) -> None:
 
 
 def judgements(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH...",
-            help="Files, folders or patterns of Arena-Hard, AlpacaEval or JSONL of your own.",
-        ),
-    ],
+    paths: Judgements,
     answers: Annotated[
         list[Path] | None,
         typer.Option("--answers", metavar="PATH", help="The models' answers, for their style."),
@@ -48,14 +58,7 @@ def judgements(
         Literal["keep", "tie", "abstain"],
         typer.Option("--flips", help="What verdicts count that follow the position."),
     ] = "keep",
-    missing: Annotated[
-        Literal["game", "prompt"] | None,
-        typer.Option(
-            "--missing",
-            help="A game without a verdict: it alone is out, or its prompt; else as the tool does "
-            "that wrote the files.",
-        ),
-    ] = None,
+    missing: Missing = None,
     control: Annotated[
         str, typer.Option("--control", metavar="length,position", help="Of what it is controlled.")
     ] = ",".join(get_args(Control)),
