@@ -35,8 +35,10 @@ CHUNK = 1000
 """Resamples made at a time."""
 CELLS = 300_000_000
 """Bytes that the counts of one chunk may take."""
-PART = 16_000
-"""Questions whose influences are held at a time, at most."""
+PART = 2000
+"""Questions taken at a time: what is held then fits the processor's cache."""
+ROWS = 64
+"""Resamples that are turned into columns at a time."""
 
 Part = tuple["NDArray[np.int64]", "NDArray[np.float64]"]
 
@@ -49,8 +51,8 @@ class Influences(Protocol):
         """How many estimates."""
 
     def parts(self) -> Iterator[Part]:
-        """Pieces of the influences: places of k questions, and a (k, columns) array; no question
-        is in two pieces."""
+        """Pieces of the influences: sorted places of k questions, and a (k, columns) array; no
+        question is in two pieces."""
 
 
 class Spread(NamedTuple):
@@ -94,20 +96,27 @@ class Resamples:
         generator = np.random.default_rng(self.seed)
         for start in range(0, self.number, self.size):
             counts = np.empty((self.questions, min(self.size, self.number - start)), np.uint8)
-            for column in range(counts.shape[1]):
-                picked = generator.integers(self.questions, size=self.questions, dtype=np.int64)
-                times = np.bincount(picked, minlength=self.questions)
-                counts[:, column] = np.minimum(times, 255)
+            for column in range(0, counts.shape[1], ROWS):
+                some = [self._one(generator) for _ in range(min(ROWS, counts.shape[1] - column))]
+                counts[:, column : column + ROWS] = np.stack(some).T
             yield counts
+
+    def _one(self, generator: np.random.Generator) -> NDArray[np.uint8]:
+        picked = generator.integers(self.questions, size=self.questions, dtype=np.int32)
+        times = np.bincount(picked, minlength=self.questions)
+        return np.minimum(times, 255).astype(np.uint8)
 
 
 def shifts(block: Influences, counts: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What each resample adds to each estimate: (resamples, columns)."""
     total = np.zeros((counts.shape[1], block.columns), np.float32)
     for questions, values in block.parts():
+        small = values.astype(np.float32)
         for start in range(0, len(questions), PART):
-            some = slice(start, start + PART)
-            total += counts[questions[some]].astype(np.float32).T @ values[some].astype(np.float32)
+            some = questions[start : start + PART]
+            whole = some[-1] - some[0] + 1 == len(some)
+            times = counts[some[0] : some[-1] + 1] if whole else counts[some]
+            total += times.astype(np.float32).T @ small[start : start + PART]
     return total
 
 

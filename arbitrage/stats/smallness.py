@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from arbitrage.stats.strengths import Fit, logistic, odds, sums
+from arbitrage.stats.tallies import distinct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,8 +55,9 @@ def smallness(
     question: NDArray[np.int64],
 ) -> Smallness:
     """Arguments are those of the fit; `design` (p, m) is the incidence of pairs, `question` (n,)
-    any numbers that are equal for the games of one question."""
-    drawn, local = np.unique(question, return_inverse=True)
+    the places of the games' questions."""
+    drawn = distinct(question)
+    local = np.searchsorted(drawn, question)
     questions, (p, models) = len(drawn), design.shape
     estimates = np.concatenate([found.strengths, found.effects])
     chance = logistic(odds(design, estimates, pair, z))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Flips = Literal["keep", "tie", "abstain"]
 Missing = Literal["game", "prompt"]
+DENSE = 100_000_000
+"""Up to where numbers are told apart by a table."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,16 @@ def settle(outcomes: Outcomes, flips: Flips = "keep", missing: Missing = "game")
     games = _without_flips(every, keep, flipped[meeting], meeting, flips)
     repeated = sum(int(np.maximum(count - 1, 0).sum()) for count, _ in seen)
     return Settled(pairs, games, meetings, repeated, int((~sound).sum()))
+
+
+def distinct(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The different values of numbers from zero on, in order."""
+    top = int(codes.max(initial=-1)) + 1
+    if top > DENSE:
+        return np.unique(codes)
+    seen = np.zeros(top, np.bool_)
+    seen[codes] = True
+    return np.flatnonzero(seen)
 
 
 def _size(places: NDArray[np.int64]) -> int:

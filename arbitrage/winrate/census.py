@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from arbitrage.stats.tallies import distinct
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -75,7 +77,7 @@ def census(games: Games, meetings: Meetings, pairs: NDArray[np.int64], prompts: 
         return np.bincount(games.pair[rows], minlength=p)
 
     sides = [pairs[games.pair, side] * prompts + games.prompt for side in (0, 1)]
-    by_model = np.unique(np.concatenate(sides)) // max(prompts, 1)
+    by_model = distinct(np.concatenate(sides)) // max(prompts, 1)
     return Census(
         games=np.bincount(games.pair, minlength=p),
         wins=by_pair(won),
@@ -85,7 +87,7 @@ def census(games: Games, meetings: Meetings, pairs: NDArray[np.int64], prompts: 
         missing=np.bincount(meetings.pair, meetings.missing, p).astype(np.int64),
         flipped=np.bincount(meetings.pair[meetings.flipped], minlength=p),
         both=np.bincount(meetings.pair[meetings.both], minlength=p),
-        prompts=np.bincount(np.unique(games.pair * prompts + games.prompt) // prompts, minlength=p),
+        prompts=np.bincount(distinct(games.pair * prompts + games.prompt) // prompts, minlength=p),
         model_prompts=np.bincount(by_model, minlength=models),
     )
 

@@ -28,6 +28,7 @@ from arbitrage.stats.smallness import (
     smallness,
 )
 from arbitrage.stats.strengths import Fit, fit, incidence, sums
+from arbitrage.stats.tallies import distinct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -160,18 +161,18 @@ class Figures:
 
     def _count_questions(self) -> None:
         g, m, p = self.games, self.models, len(self.pairs)
-        by_pair = np.unique(g.question * p + g.pair) % p if p else np.zeros(0, np.int64)
+        by_pair = distinct(g.question * p + g.pair) % max(p, 1)
         self._of_pair = np.bincount(by_pair, minlength=p)
-        sides = [np.unique(g.question * m + self.pairs[g.pair, side]) for side in (0, 1)]
-        by_model = np.unique(np.concatenate(sides)) % max(m, 1)
+        sides = [g.question * m + self.pairs[g.pair, side] for side in (0, 1)]
+        by_model = distinct(np.concatenate(sides)) % max(m, 1)
         self._of_model = np.bincount(by_model, minlength=m)
-        self.drawn = len(np.unique(g.question))
+        self.drawn = len(distinct(g.question))
 
     def _fit_controlled(self) -> None:
         if not self.told.names:
             return
         some = self.games.where(self.told.rows)
-        if len(np.unique(some.question)) < PER_EFFECT * len(self.told.names):
+        if len(distinct(some.question)) < PER_EFFECT * len(self.told.names):
             return
         z = self.told.covariates(some)
         games = some.pair, some.score, some.weight, z
