@@ -88,26 +88,24 @@ def judgements(
     if as_json:
         print(results.as_json(), end="")
     else:
-        from arbitrage import tables_winrate  # type: ignore[attr-defined, unused-ignore]
+        from arbitrage import tables_winrate
 
         out.print(tables_winrate.of_results(results), soft_wrap=True)
 
 
 def _results(found: Recorded, choices: AnalysisConfig, missing: str | None) -> Results:
     """The analysis, by the rule of the tool that wrote the files where nobody chose one."""
-    from arbitrage.winrate.analysis import (  # type: ignore[import-not-found, unused-ignore]
-        analyse,
-    )
+    from arbitrage.winrate.analysis import analyse
 
-    results: Results = analyse(
+    return analyse(
         found.outcomes,
         choices.model_copy(update={"missing": missing or found.rule}),
         found.baseline,
         failures=found.failures,
         remarks=_remarks(found, missing),
         made_from={"judgements": [str(path) for path in found.files]},
+        settings={"recorded": True},
     )
-    return results
 
 
 def _choices(**told: Any) -> AnalysisConfig:

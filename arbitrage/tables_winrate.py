@@ -70,23 +70,19 @@ class Scale:
 class Shown:
     """Win rates that fit themselves to the terminal they are printed on."""
 
-    def __init__(self, results: Results, *, retry: bool) -> None:
+    def __init__(self, results: Results) -> None:
         self._results = results
-        self._retry = retry
 
     def __rich_console__(self, console: object, options: ConsoleOptions) -> RenderResult:
-        yield from _parts(
-            self._results, options.max_width, plain=options.ascii_only, retry=self._retry
-        )
+        yield from _parts(self._results, options.max_width, plain=options.ascii_only)
 
 
-def of_results(results: Results, *, retry: bool = True) -> RenderableType:
-    """Headline, models, matrices, judges and what is missing; without `retry` nobody is told how
-    to ask again, as for judgements that others recorded."""
-    return Shown(results, retry=retry)
+def of_results(results: Results) -> RenderableType:
+    """Headline, models, matrices, judges and what is missing."""
+    return Shown(results)
 
 
-def _parts(results: Results, width: int, *, plain: bool, retry: bool) -> Iterator[RenderableType]:
+def _parts(results: Results, width: int, *, plain: bool) -> Iterator[RenderableType]:
     for place, sentence in enumerate(telling.headline(results)):
         yield harmless(sentence, "bold" if place == 0 else "")
     rows = telling.ranked(results)
@@ -99,7 +95,7 @@ def _parts(results: Results, width: int, *, plain: bool, retry: bool) -> Iterato
     yield from _judges(results)
     for remark in results.remarks:
         yield harmless(f"note: {remark}")
-    lost = telling.failures(results, retry=retry)
+    lost = telling.failures(results)
     if lost:
         yield harmless(lost, "bold yellow")
 

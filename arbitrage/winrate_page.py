@@ -31,8 +31,8 @@ FIELDS = tuple(Row.__dataclass_fields__)
 """The places of a row in the data of the page."""
 
 
-def write(results: Results, *, retry: bool = True) -> str:
-    """The whole page; without `retry` nobody is told how to ask a judge again."""
+def write(results: Results) -> str:
+    """The whole page."""
     left = len(results.rows) - len(_shown(results, brief=False))
     if left:
         told = (
@@ -50,7 +50,7 @@ def write(results: Results, *, retry: bool = True) -> str:
             "agreements": [_one(one) for one in results.agreements],
         },
         also=(PARTS,),
-        winrate=section(results, retry=retry),
+        winrate=section(results),
         judged=_judged(results),
         settings=_listed(results.settings),
         made_from=_listed(results.made_from or {}),
@@ -58,10 +58,10 @@ def write(results: Results, *, retry: bool = True) -> str:
     )
 
 
-def section(results: Results, *, retry: bool = True) -> dict[str, Any]:
+def section(results: Results) -> dict[str, Any]:
     """What the template of the section needs."""
     first, *others = map(_text, telling.headline(results))
-    notices = [*results.remarks, telling.failures(results, retry=retry)]
+    notices = [*results.remarks, telling.failures(results)]
     return {
         "first": first,
         "others": others,

@@ -145,10 +145,10 @@ def show(compared: Sequence[Compared], console: Console) -> None:
         )
     console.print(table)
     sure = [one for one in compared if one.language and one.is_significant]
-    agree = sum(one.agrees for one in sure)
+    agreed = sum(one.agrees for one in sure)
     console.print(
         f"\nof {sum(1 for one in compared if one.language)} pairs of a teacher and a language "
-        f"{len(sure)} differ significantly in exact match; the win rate agrees in {agree} of them"
+        f"{len(sure)} differ significantly in exact match; the win rate agrees in {agreed} of them"
     )
 
 

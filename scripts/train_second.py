@@ -1,10 +1,11 @@
 """A second Arbiter for the micro-world, to judge what the first one has chosen.
 
-Whoever chose the data prefers it, right or wrong; so win rates want a judge with errors of its own.
-This one goes on from the same body with other draws: other wrong answers, in another order. Wrong
-answers are drafts of the shipped teachers to training questions, and those that `micro_wrong` makes.
+Whoever chose the data prefers it, right or wrong; so win rates want a judge with errors of its
+own. This one goes on from the same body with other draws: other wrong answers, in another order.
+Wrong answers are drafts of the shipped teachers to training questions, and those that `micro_wrong`
+makes.
 
-    python scripts/train_second.py              # rewrites data/micro/second: half an hour on two cores
+    python scripts/train_second.py        # rewrites data/micro/second: half an hour on two cores
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import torch
 import transformers
 
 from micro_training import Recipe, make_drafts, save, train_arbiter, wrong_pairs
-from micro_world import read_lexicons, world
+from micro_world import MICRO, read_lexicons, world
 from micro_wrong import WrongAnswers
-from train_micro import GENERALIST, MICRO, MODELS, digest, read_pool
+from train_micro import GENERALIST, MODELS, digest, read_pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,9 +43,10 @@ license: apache-2.0
 
 # The micro-world's second Arbiter
 
-A reward model of the same shape and body as the first, trained with other draws (seed {seed}, {steps}
-steps of {batch} pairs), so that what the first has chosen can be judged by another. See `../README.md`;
-made by `scripts/train_second.py`. It knows the micro-world's questions and nothing else.
+A reward model of the same shape and body as the first, trained with other draws (seed {seed},
+{steps} steps of {batch} pairs), so that what the first has chosen can be judged by another. See
+`../README.md`; made by `scripts/train_second.py`. It knows the micro-world's questions and nothing
+else.
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from types import SimpleNamespace
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-needs_analysis = pytest.mark.skipif(
-    importlib.util.find_spec("arbitrage.winrate.analysis") is None, reason="no analysis"
-)
 RATES = {"a": 0.9, "b": 0.3}
 LABELS = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
 WEIGHTS = {label: 3 if len(label) == 4 else 1 for label in LABELS}
@@ -146,7 +142,6 @@ def test_a_path_to_nothing_is_wrong_usage(tmp_path: Path) -> None:
         assert "\x1b[31m" not in found.stderr
 
 
-@needs_analysis
 @pytest.mark.parametrize("with_json", [True, False])
 def test_win_rates_of_files_are_those_of_their_rows(tmp_path: Path, with_json: bool) -> None:
     draw = np.random.default_rng(5)

@@ -17,7 +17,7 @@ from rich.console import Console
 from arbitrage.tables_winrate import of_results
 from arbitrage.winrate import telling
 from arbitrage.winrate.results import ALL, LANGUAGE, Estimate, Results, read_results, results_from
-from winrate_results import CODES, EVIL, make_results, make_row
+from winrate_results import CODES, EVIL, make_results, make_row, recorded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,7 +134,7 @@ def test_missing_verdicts_are_told_with_judge_reason_and_what_to_do() -> None:
         "12 verdicts are missing: 9 of judge-a (no verdict in the answer), 3 of judge-b "
         "(timeout); `arbitrage winrate CONFIG --retry-failed` asks again."
     )
-    assert "retry" not in printed(results, retry=False)
+    assert "retry" not in printed(recorded(results))
     many = tuple((f"j{n}", "m", f"reason {n}", 10 - n) for n in range(6))
     told = telling.failures(dataclasses.replace(results, failures=many))
     assert told.startswith("45 verdicts are missing: 10 of j0 (reason 0), 9 of j1")

@@ -14,7 +14,7 @@ from arbitrage.winrate import telling
 from arbitrage.winrate.results import ALL, CATEGORY, LANGUAGE, LANGUAGES, Estimate, Results, Row
 from arbitrage.winrate_page import FIELDS, data_of, write
 from browser import browser  # noqa: F401 - a fixture
-from winrate_results import CODES, EVIL, make_results
+from winrate_results import CODES, EVIL, make_results, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -277,7 +277,7 @@ def test_little_is_shown_without_a_complaint(opened: Any) -> None:
 
 
 def test_nobody_is_told_to_ask_again_what_others_recorded(opened: Any) -> None:
-    assert "--retry-failed" not in write(RESULTS, retry=False)
+    assert "--retry-failed" not in write(recorded(RESULTS))
     assert "--retry-failed" in write(RESULTS)
 
 

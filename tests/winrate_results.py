@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arbitrage.winrate.results import (
@@ -131,3 +132,8 @@ def make_results(
         baseline, models, tuple(judges), tuple(languages), tuple(categories),
         rows=tuple(rows), **fields,
     )  # fmt: skip
+
+
+def recorded(results: Results) -> Results:
+    """The same as if the judgements were others' records."""
+    return replace(results, settings={**results.settings, "recorded": True})

@@ -138,6 +138,11 @@ class Results:
         return self.judges[0] if len(self.judges) == 1 else EVERYONE
 
     @property
+    def can_retry(self) -> bool:
+        """Whether a judge can be asked again: recorded judgements are what they are."""
+        return not self.settings.get("recorded", False)
+
+    @property
     def opponent(self) -> str:
         """Whom everyone is compared with by default: the baseline, else all others together."""
         return self.baseline or EVERYONE

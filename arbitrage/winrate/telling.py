@@ -151,7 +151,7 @@ def missing(results: Results) -> int:
     return games if results.baseline else games // 2
 
 
-def failures(results: Results, *, retry: bool = True) -> str:
+def failures(results: Results) -> str:
     """How many verdicts are missing, whose, and why; empty where none is."""
     total = missing(results)
     if not total:
@@ -167,7 +167,7 @@ def failures(results: Results, *, retry: bool = True) -> str:
     told += [f"{rest:,} for other reasons"] if rest else []
     head = "1 verdict is missing" if total == 1 else f"{total:,} verdicts are missing"
     why = f": {', '.join(told)}" if told else ""
-    return f"{head}{why}; {RETRY if retry else 'they count nowhere'}."
+    return f"{head}{why}; {RETRY if results.can_retry else 'they count nowhere'}."
 
 
 def agreed(one: Agreement) -> str:
