@@ -51,6 +51,9 @@ def judgements(
     baseline: Annotated[
         str, typer.Option("--baseline", metavar="MODEL", help="Compare with this one.")
     ] = "",
+    category: Annotated[
+        str, typer.Option("--category", metavar="NAME", help="Of this category alone.")
+    ] = "",
     strong_weight: Annotated[
         float, typer.Option("--strong-weight", metavar="N", help="Games that A>>B counts for.")
     ] = 3.0,
@@ -82,7 +85,12 @@ def judgements(
         seed=seed,
     )
     found = read_recorded(
-        paths, choices, answers=answers or (), questions=questions or (), baseline=baseline
+        paths,
+        choices,
+        answers=answers or (),
+        questions=questions or (),
+        baseline=baseline,
+        category=category,
     )
     results = _results(found, choices, missing)
     if as_json:

@@ -170,3 +170,19 @@ def test_win_rates_of_files_are_those_of_their_rows(tmp_path: Path, with_json: b
         rate, low, high = rates[name]
         assert rate == pytest.approx(won / of)
         assert low < rate < high
+
+
+def test_one_category_alone_has_its_own_baseline(tmp_path: Path) -> None:
+    hard = [row(f"h{n}", "a", "B>A", "A>B", category="hard") for n in range(4)]
+    creative = [
+        row(f"c{n}", "a", "A>B", "B>A", category="creative", baseline="other") for n in range(4)
+    ]
+    path = write(tmp_path / "a.jsonl", [*hard, *creative])
+    found = json.loads(cli("judgements", path, "--category", "hard", "--json").stdout)
+    assert found["baseline"] == "base"
+    assert [r["rate"][0] for r in found["rows"] if r["scope"] == "all"] == [1.0]
+    both = json.loads(cli("judgements", path, "--json").stdout)
+    assert both["baseline"] == ""
+    wrong = cli("judgements", path, "--category", "hart")
+    assert wrong.returncode == 2
+    assert "there are creative, hard" in wrong.stderr

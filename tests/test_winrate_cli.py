@@ -1,4 +1,4 @@
-"""`arbitrage winrate` as users run it: in processes of its own, killed, stopped, and called again."""
+"""`arbitrage winrate` as users run it: in processes of its own, killed, stopped, called again."""
 
 from __future__ import annotations
 

@@ -80,6 +80,7 @@ class _Columns:
     prompts: list[tuple[str, str]] = field(default_factory=list)
     styled: dict[int, list[float]] = field(default_factory=dict)
     itself: Counter[str] = field(default_factory=Counter)
+    others: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         names = ("first", "second", "judge", "language", "category", "prompt", "question")
@@ -125,10 +126,12 @@ def read_recorded(
     answers: Sequence[Path] = (),
     questions: Sequence[Path] = (),
     baseline: str = "",
+    category: str = "",
 ) -> Recorded:
     """Reads files, folders (deeply) and patterns. `answers` are files of the models' answers, for
     their style; `questions` tell language and category where judgements do not; `baseline` names
-    the model that all are compared with where the files do not, or several are.
+    the model that all are compared with where the files do not, or several are; of a `category`
+    alone, if one is named.
 
     Raises InputError for a path that leads nowhere, a broken row, a file named itself that holds no
     judgements, and where there are none at all.
@@ -145,7 +148,9 @@ def read_recorded(
             continue
         forms.add(form)
         for game in _games(path, form, known, baseline):
-            if game.model == game.opponent:
+            if category and game.category != category:
+                gathered.others.add(game.category)
+            elif game.model == game.opponent:
                 gathered.itself[game.model] += 1
             else:
                 gathered.add(game, len(read), choices.strong_weight)
@@ -221,6 +226,8 @@ def _finished(
     """Outcomes, baseline and failures, and what to say of what was left out."""
     columns = dict(gathered.columns)
     files, reasons = np.array(columns.pop("file"), int), columns.pop("reason")
+    if not files.size and gathered.others:
+        raise InputError(f"no game is of that category; there are {_some(sorted(gathered.others))}")
     if not files.size:
         raise InputError("the files hold no games between two models; nothing can be compared")
     outcomes = outcomes_of(columns)
