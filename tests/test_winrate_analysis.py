@@ -367,6 +367,27 @@ def test_results_are_equal_for_equal_seeds_and_keep_what_they_are_told() -> None
     assert other.rows[0].rate.low != one.rows[0].rate.low
 
 
+def test_prompts_and_questions_may_be_any_numbers() -> None:
+    outcomes = simulate(WORLD, 3)
+    odd = dataclasses.replace(
+        outcomes, prompt=outcomes.prompt * 10**15 - 7, question=outcomes.question * 10**15 + 5
+    )
+    assert analyse(odd, FAST, "base").as_json() == analyse(outcomes, FAST, "base").as_json()
+
+
+def test_a_judge_who_never_gave_a_verdict_is_a_row_without_a_rate() -> None:
+    outcomes = simulate(WORLD, 3)
+    silent = dataclasses.replace(
+        outcomes, score=np.where(outcomes.judge == 1, np.nan, outcomes.score)
+    )
+    results = analyse(silent, FAST, "base")
+    row = results.row("a", "base", judge="k")
+    assert row is not None
+    assert (row.games, row.missing, math.isnan(row.rate.value)) == (0, 160, True)
+    assert results.agreements == ()
+    assert {one.judge for one in results.effects} == {"j"}
+
+
 def test_gain_is_relative_to_the_opponent() -> None:
     assert gain_of(0.6) == pytest.approx(0.5)
     assert gain_of(0.0) == -1

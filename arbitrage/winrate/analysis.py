@@ -11,7 +11,7 @@ their intervals.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,6 +94,7 @@ def analyse(
     game, or none of the baseline.
     """
     anchor = _check(outcomes, baseline)
+    outcomes = _numbered(outcomes)
     settled = settle(outcomes, choices.flips, choices.missing)
     if not len(settled.meetings):
         raise InputError(
@@ -130,6 +131,15 @@ def _check(outcomes: Outcomes, baseline: str) -> int | None:
             f"the baseline {baseline} is in no game; name one of {known}, or leave it out"
         )
     return outcomes.models.index(baseline)
+
+
+def _numbered(outcomes: Outcomes) -> Outcomes:
+    """With prompts and questions numbered from zero, whatever stood for them."""
+    prompt, question = (
+        np.unique(one, return_inverse=True)[1].astype(np.int64)
+        for one in (outcomes.prompt, outcomes.question)
+    )
+    return replace(outcomes, prompt=prompt, question=question)
 
 
 class _Analysis:
@@ -312,7 +322,7 @@ class _Analysis:
             for place in np.unique(pair.language).tolist() if LANGUAGE in self.choices.by else ():
                 some = Agreeing(pair.where(pair.language == place))
                 told.append((first, second, LANGUAGE, self.outcomes.languages[place], some))
-        told = [one for one in told if one[2] == ALL or one[3]]
+        told = [one for one in told if len(one[-1].pair.first) and (one[2] == ALL or one[3])]
         spread, _ = variances([one[-1] for one in told], [], self.resamples) if told else ([], [])
         names = self.outcomes.judges
         return tuple(
@@ -341,7 +351,12 @@ class _Analysis:
 
 def gain_of(rate: float) -> float:
     """The rate relative to the opponent's, less 1: 0.6 against 0.4 is a gain of 0.5. nan where the
-    opponent has none, or the rate is none."""
+    opponent has none, or the rate is none.
+
+    Ties count half for both here. Improvements "in win rates" that papers tell in percent, as
+    arXiv 2408.14960 does, are relative as well; where they set wins against losses and leave ties
+    out, theirs are larger.
+    """
     return rate / (1 - rate) - 1 if rate < 1 else math.nan
 
 
