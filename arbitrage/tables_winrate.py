@@ -105,7 +105,7 @@ def _models(
 ) -> Iterator[RenderableType]:
     """Every model; on a narrow terminal what it wins, and below that what that is made of."""
     second = _counts(rows)
-    name: Cells = ("model", [_name(row.model) for row in rows])
+    name: Cells = ("model", _names([row.model for row in rows]))
     if width >= WIDE:
         room = width - _width([name, *second])
         yield _table([name, *_rates(results, rows, room, plain=plain), *second])
@@ -142,6 +142,25 @@ def _name(name: str, width: int = NAME_WIDTH) -> Text:
         told.truncate(width - len(CUT))
         told.append(CUT)
     return told
+
+
+def _names(names: Sequence[str]) -> list[Text]:
+    """Names in one line each; where their beginnings are alike, the ends of the long ones."""
+    found = [_name(name) for name in names]
+    if len({name.plain for name in found}) == len(set(names)):
+        return found
+    return [_end(name) for name in names]
+
+
+def _end(name: str) -> Text:
+    """A name in one line, its end alone where it is longer."""
+    told = harmless(name.replace("\n", "\\n").replace("\t", "\\t"))
+    if cell_len(told.plain) <= NAME_WIDTH:
+        return told
+    tail = told.plain
+    while cell_len(tail) > NAME_WIDTH - len(CUT):
+        tail = tail[1:]
+    return Text(f"{CUT}{tail}")
 
 
 def _rates(results: Results, rows: list[Row], room: int, *, plain: bool) -> list[Cells]:
@@ -290,10 +309,9 @@ def _matrix(
     numbered: bool = False,
 ) -> Iterator[RenderableType]:
     """One table, or several below each other, of rates in per cent with their sign."""
-    names = [
-        _name(f"{place} {row.model}" if numbered else row.model)
-        for place, row in enumerate(rows, 1)
-    ]
+    names = _names([row.model for row in rows])
+    if numbered:
+        names = [Text.assemble(f"{place} ", name) for place, name in enumerate(names, 1)]
     beside = max(cell_len(title), *(cell_len(name.plain) for name in names))
     told = [_name(head, COLUMN_WIDTH) for head in heads]
     for block in _blocks([max(4, cell_len(head.plain)) for head in told], width - beside):

@@ -292,3 +292,11 @@ def test_results_come_back_equal_from_their_file(tmp_path: Path) -> None:
     (tmp_path / "winrate.json").write_text(results.as_json(), encoding="utf-8")
     assert read_results(tmp_path) == results
     assert results_from(results.as_dict()) == results
+
+
+def test_long_names_that_begin_alike_are_told_apart_by_their_ends() -> None:
+    names = [f"a-family-of-models-{size}-instruct" for size in ("1b", "3b", "70b")]
+    text = printed(make_results(models=(*names, "short"), baseline="short"))
+    for size in ("1b", "3b", "70b"):
+        assert f"-{size}-instruct" in text
+    assert "a-family" not in text
