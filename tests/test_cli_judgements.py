@@ -186,3 +186,21 @@ def test_one_category_alone_has_its_own_baseline(tmp_path: Path) -> None:
     wrong = cli("judgements", path, "--category", "hart")
     assert wrong.returncode == 2
     assert "there are creative, hard" in wrong.stderr
+
+
+def test_lengths_in_a_row_are_controlled_for(tmp_path: Path) -> None:
+    rows = []
+    for n in range(300):
+        longer = n % 3 != 0  # the model's answer, mostly; and the longer one always wins
+        told = {"question": f"q{n}", "model": "a", "opponent": "b", "score": float(longer)}
+        told |= {"length": 200 if longer else 100, "opponent_length": 100 if longer else 200}
+        rows.append({**told, "score": float(longer if n % 10 else not longer)})
+    path = write(tmp_path / "own.jsonl", rows)
+    found = json.loads(cli("judgements", path, "--json", "--resamples", "0").stdout)
+    (whole,) = (r for r in found["rows"] if (r["scope"], r["model"]) == ("all", "a"))
+    assert whole["rate"][0] == pytest.approx(sum(r["score"] for r in rows) / 300)
+    assert abs(whole["controlled"][0] - 0.5) < 0.1 < whole["rate"][0] - 0.5
+    wrong = write(tmp_path / "wrong.jsonl", [{**rows[0], "length": "long"}])
+    said = cli("judgements", wrong)
+    assert said.returncode == 2
+    assert "a length is 'long', not a number of characters" in said.stderr

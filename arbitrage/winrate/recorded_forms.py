@@ -195,7 +195,9 @@ def _own(row: Row, context: Context) -> Iterator[Game]:
     Wanted: `question` (an id, the same for all translations), `model`, `opponent`, and `verdict` (a
     label; A is the answer that was shown first, the model's where `shown_first` is not told) or
     `score` (the model's share, from 0 to 1); null is a game without a verdict. Optional:
-    `shown_first` (model, opponent, or the name of one), `judge`, `language`, `category`.
+    `shown_first` (model, opponent, or the name of one), `judge`, `language`, `category`; and for
+    the control of style both answers, `answer` and `opponent_answer`, or their characters alone,
+    `length` and `opponent_length`.
     """
     model, opponent = _text(row, context, "model"), _text(row, context, "opponent")
     shown = row.get("shown_first")
@@ -208,7 +210,24 @@ def _own(row: Row, context: Context) -> Iterator[Game]:
     position = UNKNOWN if shown is None else FIRST_SHOWN if is_first else SECOND_SHOWN
     told = (_word(row, "judge") or UNNAMED, model, opponent, _text(row, context, "question"))
     language, category = language_of(row), _word(row, "category")
-    yield Game(*told, language, category, position, score, strong, reason)
+    game = Game(*told, language, category, position, score, strong, reason)
+    yield game._replace(styles=_own_styles(row, context))
+
+
+def _own_styles(row: Row, context: Context) -> tuple[Features, Features] | None:
+    """Of both answers, or of their lengths; none where the row has neither."""
+    texts = [row.get(name) for name in ("answer", "opponent_answer")]
+    if isinstance(texts[0], str) and isinstance(texts[1], str):
+        return features(texts[0]), features(texts[1])
+    lengths = [row.get(name) for name in ("length", "opponent_length")]
+    if None in lengths:
+        return None
+    for one in lengths:
+        if not isinstance(one, int | float) or not 0 <= one < math.inf:
+            raise InputError(
+                f"{context.place}: a length is {one!r:.40}, not a number of characters"
+            )
+    return Features(int(lengths[0] or 0), 0, 0, 0), Features(int(lengths[1] or 0), 0, 0, 0)
 
 
 def _own_score(row: Row, context: Context) -> tuple[float, bool, str]:
