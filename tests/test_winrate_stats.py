@@ -80,7 +80,7 @@ def test_effects_of_covariates_are_those_of_a_slow_fit() -> None:
     assert [*told.strengths, *told.effects] == pytest.approx(slow, abs=1e-5)
 
 
-def test_leaving_a_question_out_moves_a_fit_as_refitting_without_it_does() -> None:
+def test_influences_on_few_questions_lie_half_way_to_a_refit_without_the_question() -> None:
     generator = np.random.default_rng(5)
     pairs, n = np.array([[0, 1], [0, 2], [1, 2]]), 600
     question, pair = np.arange(n) // 6, np.tile([0, 0, 1, 1, 2, 2], n // 6)
@@ -88,15 +88,33 @@ def test_leaving_a_question_out_moves_a_fit_as_refitting_without_it_does() -> No
     score = (generator.random(n) < 0.6).astype(float)
     weight = np.ones(n)
     whole = fit(pairs, 3, pair, score, weight, z, ridge=0.01)
-    small = smallness(whole, incidence(pairs, 3), pair, score, weight, z, question)
-    for out in (0, 17, 99):
+    games = incidence(pairs, 3), pair, score, weight, z
+    small = smallness(whole, *games, question)
+    assert small.enlarged
+    assert np.abs(small.bias).max() < 0.05
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arbitrage.stats.smallness.FEW", 0)
+        plain = smallness(whole, *games, question).moved
+    for out in range(0, 100, 9):
         rest = question != out
         again = fit(pairs, 3, pair[rest], score[rest], weight[rest], z[rest], ridge=0.01)
         shift = np.concatenate([whole.strengths, whole.effects])
         shift -= np.concatenate([again.strengths, again.effects])
-        assert small.moved[out] == pytest.approx(shift, abs=0.002)
-    assert small.left_out
-    assert np.abs(small.bias).max() < 0.05
+        assert small.moved[out] == pytest.approx((shift + plain[out]) / 2, abs=0.002)
+    assert (small.moved**2).sum() > 1.01 * (plain**2).sum()
+
+
+def test_the_variance_of_one_pair_is_that_of_a_sample_mean() -> None:
+    """Sum of squares over n (n - 1), turned into log-odds."""
+    score = np.array([1.0] * 7 + [0.0] * 5)
+    pairs, n = np.array([[0, 1]]), len(score)
+    games = np.zeros(n, np.int64), score, np.ones(n)
+    found = fit(pairs, 2, *games, ridge=1e-9)
+    small = smallness(found, incidence(pairs, 2), *games, np.zeros((n, 0)), np.arange(n))
+    mean = score.mean()
+    variance = ((score - mean) ** 2).sum() / (n * (n - 1)) / (mean * (1 - mean)) ** 2
+    moved = small.moved[:, 0] - small.moved[:, 1]
+    assert float((moved**2).sum()) == pytest.approx(variance, rel=1e-6)
 
 
 def test_groups_that_never_met_are_told_apart() -> None:

@@ -7,9 +7,9 @@ questions is known to first order (D. Cox and E. Snell, J. Royal Statistical Soc
 clusters by their own sums in place of expectations) and is taken off.
 
 The influence of a question, to first order, is its score times the inverse information. A fit has
-followed each question a little, so that this is too small; where questions are few it is what
-leaving the question out would do (the jackknife; A. Bell and D. McCaffrey, Survey Methodology 28,
-2002).
+followed each question a little, so that this is too small. Where questions are few it is divided by
+the root of what the other questions leave of the information, which makes variances unbiased where
+the model holds (bias-reduced linearization: A. Bell and D. McCaffrey, Survey Methodology 28, 2002).
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ if TYPE_CHECKING:
 MOST = 0.5
 """How many standard errors are taken off at most; a first-order term that is larger is none."""
 FEW = 1000
-"""Questions up to which each is left out."""
+"""Questions up to which influences are enlarged."""
+TERMS = 8
+"""Of the series of the inverse root: enough for a question with half of the information."""
 CELLS = 20_000_000
 """Numbers that the information of all questions may take."""
 
 
 class Smallness(NamedTuple):
     """`bias` (m + k,) and `covariance` (m + k, m + k) of a fit's estimates; `moved` (q, m + k) is
-    what each of `questions` (q,) does to them, without itself where `left_out`."""
+    what each of `questions` (q,) does to them, to first order or `enlarged`."""
 
     bias: Numbers
     covariance: Numbers
     questions: NDArray[np.int64]
     moved: Numbers
-    left_out: bool
+    enlarged: bool
 
 
 def smallness(
@@ -77,13 +79,21 @@ def smallness(
     turn += (z @ covariance[models:, models:] * z).sum(axis=1)
     bent = -spread * (felt + (1 - 2 * chance) * turn / 2)
     slope = np.concatenate([design.T @ sums(pair, bent, p), z.T @ bent])
-    left_out = questions <= FEW and questions * len(estimates) ** 2 <= CELLS
-    if left_out:
+    enlarged = questions <= FEW and questions * len(estimates) ** 2 <= CELLS
+    if enlarged:
         own = _information(local, first, second, spread, z, (questions, models))
-        rest_of_all = np.linalg.inv(found.inverse) - own
-        alone = np.linalg.solve(rest_of_all, scores[:, :, None])
-        moved = alone[:, :, 0].astype(np.float64, copy=False)
-    return Smallness(found.inverse @ slope, covariance, drawn, moved, left_out)
+        moved = _enlarged(moved, own, found.inverse)
+    return Smallness(found.inverse @ slope, covariance, drawn, moved, enlarged)
+
+
+def _enlarged(moved: Numbers, own: Numbers, inverse: Numbers) -> Numbers:
+    """(1 - share) ** -1/2 of each row, where the share of the information is a matrix."""
+    total, term, factor = moved.copy(), moved, 1.0
+    for power in range(1, TERMS + 1):
+        term = np.matmul(own, term[:, :, None])[:, :, 0] @ inverse
+        factor *= (2 * power - 1) / (2 * power)
+        total += factor * term
+    return total
 
 
 def _information(

@@ -27,8 +27,9 @@ from arbitrage.stats.resampling import (
     share_interval,
     variances,
 )
+from arbitrage.stats.strengths import islands
 from arbitrage.stats.tallies import Games, Meetings, Settled, settle
-from arbitrage.winrate.census import Census, census, opponents
+from arbitrage.winrate.census import Census, Match, census, matches
 from arbitrage.winrate.remarks import remarks_on
 from arbitrage.winrate.results import (
     ALL,
@@ -153,7 +154,10 @@ class _Analysis:
             int(outcomes.question.max()) + 1, choices.resamples, choices.seed
         )
         self.prompts = int(outcomes.prompt.max()) + 1
-        self.wanted = opponents(settled.pairs, anchor)
+        models = np.unique(settled.pairs)
+        groups = islands(settled.pairs, len(outcomes.models))
+        self.joined = len(settled.pairs) > len(models) - len(groups)
+        self.wanted = matches(settled.pairs, anchor)
         self.unidentified: dict[str, tuple[str, ...]] = {}
 
     def found(self) -> list[Found]:
@@ -243,9 +247,10 @@ class _Analysis:
     def rows(self, found: Found) -> Iterator[Row]:
         """The rows of one scope, as far as its models met there."""
         names = self.outcomes.models
-        for model, other in self.wanted:
-            place, turned = self._column(model, other)
-            counts = found.counted.of(self.settled.pairs, model, other)
+        for match in self.wanted:
+            model, other = match.model, match.other
+            place, turned = self._column(match)
+            counts = found.counted.of(match)
             if counts["games"] + counts["missing"] == 0:
                 continue
             rate = self._share(found, place, turned)
@@ -269,13 +274,11 @@ class _Analysis:
     def _name(self, judge: int) -> str:
         return EVERYONE if judge < 0 else self.outcomes.judges[judge]
 
-    def _column(self, model: int, other: int | None) -> tuple[int, bool]:
+    def _column(self, match: Match) -> tuple[int, bool]:
         """Where a rate stands, and whether it is told of the other model."""
-        if other is None:
-            return len(self.settled.pairs) + model, False
-        low, high = min(model, other), max(model, other)
-        rows = (self.settled.pairs == (low, high)).all(axis=1)
-        return int(np.flatnonzero(rows)[0]), model > other
+        if match.other is None:
+            return len(self.settled.pairs) + match.model, False
+        return (match.mine or match.yours)[0], bool(match.yours)
 
     def _share(self, found: Found, place: int, turned: bool) -> Estimate:
         value = float(found.values[place])
@@ -283,12 +286,23 @@ class _Analysis:
         if found.enough[place]:
             low, high = share_interval(
                 value,
-                float(found.variance[place]),
+                self._variance(found, place),
                 int(found.drawn[place]),
                 float(found.free[place]),
                 certain=bool(found.certain[place]),
             )
         return Estimate(1 - value, 1 - high, 1 - low) if turned else Estimate(value, low, high)
+
+    def _variance(self, found: Found, place: int) -> float:
+        """That of a controlled rate is no less than the plain one's would be at its value, where
+        no third model tells of a pair: control cannot make games more than there are."""
+        rates = len(self.settled.pairs) + len(self.outcomes.models)
+        variance, plain = float(found.variance[place]), place - rates
+        if self.joined or not 0 <= plain < rates:
+            return variance
+        value, rate = found.values[place], found.values[plain]
+        spread = max(float(rate * (1 - rate)), 1e-12)
+        return max(variance, float(found.variance[plain] * value * (1 - value)) / spread)
 
     def _strength(self, found: Found, place: int) -> Estimate | None:
         """None for means over languages, and where the model has no game. Without an interval

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     Counts = NDArray[np.int64]
 
 
+class Match(NamedTuple):
+    """A model against one other, or against all (None). `mine` are the places of the pairs whose
+    first model it is, `yours` those whose second."""
+
+    model: int
+    other: int | None
+    mine: list[int]
+    yours: list[int]
+
+
 class Census(NamedTuple):
     """Counts by pair (p,), told of its first model; `model_prompts` (m,) by model."""
 
@@ -41,19 +51,18 @@ class Census(NamedTuple):
         """Sums over scopes that share no game."""
         return cls(*(np.sum(columns, axis=0) for columns in zip(*some, strict=True)))
 
-    def of(self, pairs: NDArray[np.int64], model: int, other: int | None) -> dict[str, int]:
-        """The counts of a row: a model against one other, or all (None)."""
-        mine, yours = pairs[:, 0] == model, pairs[:, 1] == model
-        if other is not None:
-            mine, yours = mine & (pairs[:, 1] == other), yours & (pairs[:, 0] == other)
-        both = mine | yours
+    def of(self, match: Match) -> dict[str, int]:
+        """The counts of a row."""
+        mine, yours = match.mine, match.yours
+        both = [*mine, *yours]
 
         def turned(first: Counts, second: Counts) -> int:
             return int(first[mine].sum() + second[yours].sum())
 
         games, wins = int(self.games[both].sum()), turned(self.wins, self.losses)
         losses = turned(self.losses, self.wins)
-        prompts = self.model_prompts[model] if other is None else self.prompts[both].sum()
+        alone = match.other is not None
+        prompts = self.prompts[both].sum() if alone else self.model_prompts[match.model]
         return {
             "prompts": int(prompts),
             "games": games,
@@ -92,19 +101,18 @@ def census(games: Games, meetings: Meetings, pairs: NDArray[np.int64], prompts: 
     )
 
 
-def opponents(pairs: NDArray[np.int64], baseline: int | None) -> list[tuple[int, int | None]]:
-    """Which rows to make: (model, opponent), None for all others together.
-
-    Each model against the baseline. Without one, or where others met too, each against each that it
-    met, and against all.
-    """
+def matches(pairs: NDArray[np.int64], baseline: int | None) -> list[Match]:
+    """Which rows to make: each model against the baseline; without one, or where others met too,
+    against all and against each that it met."""
     others = baseline is None or bool((pairs != baseline).all(axis=1).any())
-    told: list[tuple[int, int | None]] = []
+    told: list[Match] = []
     for model in np.unique(pairs).tolist():
-        mine = pairs[(pairs == model).any(axis=1)]
-        foes = [int(one) for one in np.unique(mine) if one != model]
+        mine = np.flatnonzero(pairs[:, 0] == model).tolist()
+        yours = np.flatnonzero(pairs[:, 1] == model).tolist()
+        each = [Match(model, int(pairs[place, 0]), [], [place]) for place in yours]
+        each += [Match(model, int(pairs[place, 1]), [place], []) for place in mine]
         if others:
-            told += [(model, None), *((model, foe) for foe in foes)]
-        elif model != baseline and baseline in foes:
-            told.append((model, baseline))
+            told += [Match(model, None, mine, yours), *each]
+        elif model != baseline:
+            told += [one for one in each if one.other == baseline]
     return told

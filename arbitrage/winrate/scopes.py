@@ -237,12 +237,12 @@ class Figures:
         return np.concatenate([pair_rate, model_rate, *free[:2], strengths, free[2]], axis=1)
 
     def _widening(self) -> Numbers:
-        """n / (n - 1) for what an estimate has used up; n / (n - 1 - k) for controlled ones, or
-        what the jackknife takes, (n - 1) / n, where each question was left out."""
+        """n / (n - 1) for what an estimate has used up; n / (n - 1 - k) for controlled ones, and
+        nothing where their influences are enlarged already."""
         n, used = np.maximum(self.questions, 2), len(self.names)
         plain = n / (n - 1)
-        left_out = self._small is not None and self._small.left_out
-        free = (n - 1) / n if left_out else n / np.maximum(n - 1 - used, 1)
+        enlarged = self._small is not None and self._small.enlarged
+        free = np.ones(len(n)) if enlarged else n / np.maximum(n - 1 - used, 1)
         told: Numbers = np.sqrt(np.where(self._controlled_columns(), free, plain))
         return told
 
