@@ -3,8 +3,9 @@
 Runs `configs/quickstart.yaml` and `configs/winrate.yaml` (of both only what is missing), looks up
 which answers are exactly right, and compares, for what arbitrage has selected against each single
 teacher and in each language: the difference in exact match, with a 95 % interval by bootstrap over
-the questions, and the win rate. Where the difference is significant, the two must point the same
-way; the script says how often they do, and ends with 1 where they do not.
+the questions, and the win rate that each of two judges gives. Where the difference is significant,
+the two should point the same way; the script says how often they do. It ends with 1 where they do
+not as the second judge sees it, who has not chosen the data.
 
     python scripts/micro_winrate.py
 """
@@ -22,7 +23,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from arbitrage.winrate.results import EVERYONE, LANGUAGE, read_results
+from arbitrage.winrate.results import ALL, LANGUAGE, read_results
 from micro_world import HELDOUT
 
 if TYPE_CHECKING:
@@ -32,30 +33,31 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "arbitrage"
+OTHER = "second"
+"""The judge that has not chosen the data."""
 RESAMPLES = 10_000
 
 
 class Compared(NamedTuple):
     """One teacher in one language, or in all (""). `gap`, `low`, `high`: of exact match, in points,
-    what was selected less the teacher; `rate`: the win rate of what was selected, in percent."""
+    what was selected less the teacher; `rates`: the win rate of what was selected as each judge
+    sees it, in percent."""
 
     teacher: str
     language: str
     gap: float
     low: float
     high: float
-    rate: float
-    questions: int
+    rates: dict[str, float]
 
     @property
     def is_significant(self) -> bool:
         """Whether the interval of the difference leaves 0 out."""
         return self.low > 0 or self.high < 0
 
-    @property
-    def agrees(self) -> bool:
-        """Whether the win rate is on the same side of 50 % as the difference of 0."""
-        return (self.rate - 50) * self.gap > 0
+    def agrees(self, judge: str) -> bool:
+        """Whether a judge's win rate is on the same side of 50 % as the difference of 0."""
+        return (self.rates[judge] - 50) * self.gap > 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     call("winrate", ROOT / "configs/winrate.yaml", *told)
     compared = list(compare(options.evaluation))
     show(compared, Console())
-    split = [one for one in compared if one.language and one.is_significant and not one.agrees]
-    sys.exit(1 if split else 0)
+    sys.exit(0 if all(one.agrees(OTHER) for one in sure_of(compared)) else 1)
 
 
 def call(*arguments: Any) -> None:
@@ -92,15 +93,24 @@ def compare(evaluation: Path) -> Iterator[Compared]:
             some = gaps.to_numpy() if not language else gaps[right.index == language].to_numpy()
             drawn = draw.integers(len(some), size=(RESAMPLES, len(some)))
             low, high = np.percentile(some[drawn].mean(axis=1), [2.5, 97.5]) * 100
-            rate = rate_of(results, teacher, language)
-            yield Compared(teacher, language, some.mean() * 100, low, high, rate, len(some))
+            rates = {judge: rate_of(results, teacher, language, judge) for judge in results.judges}
+            yield Compared(teacher, language, some.mean() * 100, low, high, rates)
 
 
-def rate_of(results: Results, teacher: str, language: str) -> float:
+def rate_of(results: Results, teacher: str, language: str, judge: str) -> float:
     """The win rate of what was selected against a teacher, in percent."""
-    where = (LANGUAGE, language) if language else ("all", "")
-    row = results.row(OURS, teacher, *where)
+    where = (LANGUAGE, language) if language else (ALL, "")
+    row = results.row(OURS, teacher, *where, judge)
     return float("nan") if row is None else row.rate.value * 100
+
+
+def sure_of(compared: Sequence[Compared], teacher: str = "") -> list[Compared]:
+    """The languages in which the difference is significant, of one teacher or of all."""
+    return [
+        one
+        for one in compared
+        if one.language and one.is_significant and teacher in ("", one.teacher)
+    ]
 
 
 def right_answers(evaluation: Path, results: Results) -> pd.DataFrame:
@@ -119,36 +129,32 @@ def right_answers(evaluation: Path, results: Results) -> pd.DataFrame:
 
 
 def show(compared: Sequence[Compared], console: Console) -> None:
-    """The teachers over all languages, and how often the two measures point the same way."""
+    """The teachers over all languages, and how often the measures point the same way."""
+    judges = list(compared[0].rates)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in (
-        *("arbitrage against", "exact match, points", "win rate, %"),
-        *("languages", "significant", "agree", "do not"),
-    ):
-        table.add_column(
-            heading, justify="left" if heading[0] == "a" and " " in heading else "right"
-        )
-    for whole in (one for one in compared if one.language == EVERYONE):
-        mine = [one for one in compared if one.teacher == whole.teacher and one.language]
-        sure = [one for one in mine if one.is_significant]
-        agree = [one for one in sure if one.agrees]
-        gap = f"{whole.gap:+.1f} [{whole.low:+.1f}, {whole.high:+.1f}]"
-        split = " ".join(one.language for one in sure if not one.agrees) or "-"
-        table.add_row(
-            whole.teacher,
-            gap,
-            f"{whole.rate:.1f}",
-            str(len(mine)),
-            str(len(sure)),
-            str(len(agree)),
-            split,
-        )
-    console.print(table)
-    sure = [one for one in compared if one.language and one.is_significant]
-    agreed = sum(one.agrees for one in sure)
+    table.add_column("arbitrage against")
+    table.add_column("exact match, points", justify="right")
+    table.add_column("significant in", justify="right")
+    for judge in judges:
+        table.add_column(f"{judge}, %", justify="right")
+        table.add_column("agrees in", justify="right")
+        table.add_column("not in")
+    for whole in (one for one in compared if not one.language):
+        sure = sure_of(compared, whole.teacher)
+        cells = [f"{whole.gap:+.1f} [{whole.low:+.1f}, {whole.high:+.1f}]", f"{len(sure)}"]
+        for judge in judges:
+            not_in = " ".join(one.language for one in sure if not one.agrees(judge))
+            agree = sum(one.agrees(judge) for one in sure)
+            cells += [f"{whole.rates[judge]:.1f}", f"{agree}", not_in or "-"]
+        table.add_row(whole.teacher, *cells)
+    console.print(table, soft_wrap=True)
+    sure = sure_of(compared)
+    told = ", ".join(f"{j} in {sum(one.agrees(j) for one in sure)}" for j in judges)
+    pairs = sum(1 for one in compared if one.language)
     console.print(
-        f"\nof {sum(1 for one in compared if one.language)} pairs of a teacher and a language "
-        f"{len(sure)} differ significantly in exact match; the win rate agrees in {agreed} of them"
+        f"\nof {pairs} pairs of a teacher and a language {len(sure)} differ significantly in exact "
+        f"match; win rates agree in sign: {told}",
+        soft_wrap=True,
     )
 
 
