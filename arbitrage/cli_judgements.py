@@ -93,6 +93,10 @@ def judgements(
         category=category,
     )
     results = _results(found, choices, missing)
+    _show(results, as_json=as_json)
+
+
+def _show(results: Results, *, as_json: bool) -> None:
     if as_json:
         print(results.as_json(), end="")
     else:

@@ -11,7 +11,14 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from arbitrage.blocks import Block, incidental
 from arbitrage.choices import Columns, GatesConfig, Routing, RoutingConfig, SelectionConfig
@@ -24,6 +31,18 @@ from arbitrage.settings import BudgetConfig, ClusterConfig, OutputConfig, Resour
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 PerLanguage = str | dict[str, str]
 """One text for all, or a text per language; the key `default` serves the languages not named."""
+
+
+def _without_secrets(place: str) -> str:
+    try:
+        refuse_secrets(place)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return place
+
+
+Place = Annotated[str, AfterValidator(_without_secrets)]
+"""Where a store is: a folder, or an address that holds no key."""
 
 
 def for_language(text: PerLanguage | None, language: str) -> str | None:
@@ -308,7 +327,7 @@ class PromptsConfig(Block):
 class RunConfig(Block):
     """One run: prompts in, a pool of teachers, an Arbiter, and the best completion per prompt."""
 
-    run: str = incidental(
+    run: Place = incidental(
         ..., min_length=1, description="a folder, or an address such as s3://bucket/run"
     )
     seed: int = Field(0, ge=0)
@@ -329,15 +348,6 @@ class RunConfig(Block):
     output: OutputConfig = OutputConfig()
     cluster: ClusterConfig = ClusterConfig()
     budget: BudgetConfig = incidental(BudgetConfig())
-
-    @field_validator("run")
-    @classmethod
-    def _no_secret(cls, value: str) -> str:
-        try:
-            refuse_secrets(value)
-        except UsageError as error:
-            raise ValueError(str(error)) from error
-        return value
 
     @field_validator("prompts", mode="before")
     @classmethod

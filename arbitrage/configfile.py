@@ -64,6 +64,8 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Loaded:
     Raises ConfigError, one sentence per mistake, each with the place in the file.
     """
     raw, text = raw_config(path, overrides, "prompts")
+    if "evaluation" in raw:
+        raise ConfigError(f"{path} describes an evaluation; `arbitrage winrate {path}` runs it")
     _anchor_paths(raw, path.resolve().parent)
     return Loaded(validated(RunConfig, raw, str(path)), text)
 

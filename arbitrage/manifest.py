@@ -36,11 +36,11 @@ def record_start(store: Store, loaded: Loaded, components: Components, planner: 
         "config": loaded.config.model_dump(mode="json"),
     }
     store.write_text("run.yaml", loaded.text)
-    store.write_text("run.json", _pretty(resolved))
+    store.write_text("run.json", pretty(resolved))
     for part in parts:
         path = f"{planner.folder_of(part)}{IDENTITY}"
         if not store.has(path):
-            store.write_text(path, _pretty({"name": part.name, "identity": part.identity}))
+            store.write_text(path, pretty({"name": part.name, "identity": part.identity}))
     store.append_event("run_started", run_fingerprint=components.fingerprint)
 
 
@@ -82,7 +82,7 @@ def record_end(store: Store, components: Components, planner: Planner) -> None:
         "rows": sum(entry["rows"] for entry in files),
         "files": files,
     }
-    store.write_text(path, _pretty(told))
+    store.write_text(path, pretty(told))
     if files:
         store.point_latest(folder)
     store.sync_folders()
@@ -115,5 +115,6 @@ def identities(store: Store, parent: str) -> list[dict[str, Any]]:
     return found
 
 
-def _pretty(value: Any) -> str:
+def pretty(value: Any) -> str:
+    """The text of a paper: JSON that a human can read, the same for the same value."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n"

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     import threading
 
     from arbitrage.budget import Budget
+    from arbitrage.config import RunConfig
     from arbitrage.configfile import Loaded
     from arbitrage.lock import Held
     from arbitrage.plan import Planner
     from arbitrage.progress import Progress
     from arbitrage.summary import Summary
+    from arbitrage.winrate.config import WinrateConfig
 
 
 def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bool) -> Summary:
@@ -45,12 +47,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
     """
     config = loaded.config
     components = resolve(config)
-    for one in config.served:
-        require_variables(one.options)
-    for engine, python in {(one.engine, one.resources.python) for one in config.served}:
-        require(engine, python)
-    require_port(config.cluster.metrics_port)
-    store = Store(config.run, config.output.compression, config.output.patience_s)
+    store = opened(config.run, config)
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)
     with store.lock() as held:
@@ -76,6 +73,17 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
         set_aside={role.name: role.set_aside for role in board.roles.values() if role.set_aside},
         limits=budget.limits,
     )
+
+
+def opened(place: str, config: RunConfig | WinrateConfig) -> Store:
+    """The store at a place, once everything is there that the config's engines need. Raises
+    UsageError for what is not; writes nothing."""
+    for one in config.served:
+        require_variables(one.options)
+    for engine, python in {(one.engine, one.resources.python) for one in config.served}:
+        require(engine, python)
+    require_port(config.cluster.metrics_port)
+    return Store(place, config.output.compression, config.output.patience_s)
 
 
 def work(

@@ -32,9 +32,12 @@ from arbitrage.languages import table
 from arbitrage.options import OPTIONS, EndpointOptions, FakeOptions, TransformersOptions
 from arbitrage.resolve import resolve
 from arbitrage.selection import SELECTORS
+from arbitrage.winrate.loading import load_winrate
 
 ROOT = Path(__file__).parents[1]
+EVALUATION = ROOT / "configs/winrate.yaml"
 EXAMPLES = [ROOT / "arbitrage/templates/arbitrage.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
+EXAMPLES.remove(EVALUATION)
 SHORT = """
 run: out
 prompts: {sources: [{path: p.jsonl}]}
@@ -983,3 +986,10 @@ def test_a_python_of_a_virtual_environment_stays_the_link_that_it_is(tmp_path: P
     text = SHORT.replace("{engine: fake}", "{engine: fake, resources: {python: ./env/python}}")
     config = load(tmp_path, text)
     assert config.arbiter.resources.python == str(tmp_path / "env/python")
+
+
+def test_the_example_of_an_evaluation_is_valid() -> None:
+    config = load_winrate(EVALUATION).config
+    assert next(iter(config.models)) == "arbitrage"
+    assert Path(config.questions.sources[0].path or "").is_file()
+    assert all(Path(one.model or "").is_dir() for one in config.served)

@@ -152,3 +152,10 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(
     assert sentence in made.stderr
     assert "Traceback" not in made.stderr
     assert not (folder / "wrong").exists()
+
+
+def test_configs_of_the_two_commands_are_told_apart(folder: Path) -> None:
+    config = write_config(folder, config_for("two"), "two.yaml")
+    assert "`arbitrage winrate " in cli("plan", config).stderr
+    run = write_config(folder, {"run": "r", "prompts": "p.jsonl", "teachers": {}}, "run.yaml")
+    assert "`arbitrage run " in cli("winrate", run).stderr

@@ -27,13 +27,12 @@ from arbitrage.choices import Columns
 from arbitrage.config import (
     ArbiterConfig,
     Name,
+    Place,
     PromptsConfig,
     Sampling,
     Served,
     TeacherConfig,
 )
-from arbitrage.errors import UsageError
-from arbitrage.files import refuse_secrets
 from arbitrage.settings import BudgetConfig, ClusterConfig, OutputConfig
 from arbitrage.winrate.choices import AnalysisConfig
 
@@ -129,7 +128,7 @@ class ScoringConfig(ArbiterConfig):
 class WinrateConfig(Block):
     """One evaluation: questions, models that answer them, and judges that compare the answers."""
 
-    evaluation: str = incidental(..., min_length=1, description="a folder, or an address")
+    evaluation: Place = incidental(..., min_length=1, description="a folder, or an address")
     seed: int = Field(0, ge=0)
     questions: QuestionsConfig
     families: dict[str, tuple[str, ...]] = Field({}, description="redefines language families")
@@ -143,15 +142,6 @@ class WinrateConfig(Block):
     output: OutputConfig = OutputConfig()
     cluster: ClusterConfig = ClusterConfig()
     budget: BudgetConfig = incidental(BudgetConfig())
-
-    @field_validator("evaluation")
-    @classmethod
-    def _no_secret(cls, value: str) -> str:
-        try:
-            refuse_secrets(value)
-        except UsageError as error:
-            raise ValueError(str(error)) from error
-        return value
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

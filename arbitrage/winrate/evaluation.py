@@ -8,19 +8,15 @@ same results as one undisturbed call.
 
 from __future__ import annotations
 
-import json
 import platform
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from arbitrage import __version__, journal, prompts
 from arbitrage.board import Board
 from arbitrage.desk import Desk
-from arbitrage.engines import require, require_variables
 from arbitrage.errors import UsageError
-from arbitrage.manifest import IDENTITY
-from arbitrage.pipeline import work
-from arbitrage.ray_metrics import require_port
-from arbitrage.store import Store
+from arbitrage.manifest import IDENTITY, pretty
+from arbitrage.pipeline import opened, work
 from arbitrage.winrate.analysis import analyse
 from arbitrage.winrate.caveats import caveats_of
 from arbitrage.winrate.contest import contest_of
@@ -32,6 +28,7 @@ if TYPE_CHECKING:
 
     from arbitrage.plan import Task
     from arbitrage.progress import Progress
+    from arbitrage.store import Store
     from arbitrage.winrate.contest import Contest
     from arbitrage.winrate.loading import Loaded
     from arbitrage.winrate.planner import ContestPlanner
@@ -63,12 +60,7 @@ def run(
     """
     config = loaded.config
     contest = contest_of(config)
-    for one in config.served:
-        require_variables(one.options)
-    for engine, python in {(one.engine, one.resources.python) for one in config.served}:
-        require(engine, python)
-    require_port(config.cluster.metrics_port)
-    store = Store(config.evaluation, config.output.compression, config.output.patience_s)
+    store = opened(config.evaluation, config)
     if store.exists():
         raise UsageError(f"{store.address()} holds a run; give `evaluation:` a folder of its own")
     prompt_set = prompts.find(config.questions, contest.covered, store)
@@ -129,13 +121,9 @@ def _record(store: Store, loaded: Loaded, contest: Contest, planner: ContestPlan
         "config": loaded.config.model_dump(mode="json"),
     }
     store.write_text("evaluation.yaml", loaded.text)
-    store.write_text(PAPERS, _pretty(told))
+    store.write_text(PAPERS, pretty(told))
     for part in parts:
         path = f"{planner.folder_of(part)}{IDENTITY}"
         if not store.has(path):
-            store.write_text(path, _pretty({"name": part.name, "identity": part.identity}))
+            store.write_text(path, pretty({"name": part.name, "identity": part.identity}))
     store.append_event("evaluation_started")
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n"

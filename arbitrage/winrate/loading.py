@@ -14,6 +14,7 @@ from arbitrage.configfile import (
     raw_config,
     validated,
 )
+from arbitrage.errors import ConfigError
 from arbitrage.files import has_scheme
 from arbitrage.winrate.config import WinrateConfig
 
@@ -35,6 +36,8 @@ def load_winrate(path: Path, overrides: Iterable[str] = ()) -> Loaded:
     Raises ConfigError, one sentence per mistake, each with the place in the file.
     """
     raw, text = raw_config(path, overrides, "questions")
+    if "teachers" in raw and "evaluation" not in raw:
+        raise ConfigError(f"{path} describes a run; `arbitrage run {path}` makes it")
     _anchor_paths(raw, path.resolve().parent)
     return Loaded(validated(WinrateConfig, raw, str(path)), text)
 
