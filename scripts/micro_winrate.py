@@ -3,9 +3,10 @@
 Runs `configs/quickstart.yaml` and `configs/winrate.yaml` (of both only what is missing), looks up
 which answers are exactly right, and compares, for what arbitrage has selected against each single
 teacher and in each language: the difference in exact match, with a 95 % interval by bootstrap over
-the questions, and the win rate that each of two judges gives. Where the difference is significant,
-the two should point the same way; the script says how often they do. It ends with 1 where they do
-not as the second judge sees it, who has not chosen the data.
+the questions, and the win rate that each of three judges gives. The first is the Arbiter that chose
+the data, the second another one, and the third knows the truth: its win rate must be what exact
+match says, to the digit, and the script ends with 1 where it is not. Of the others it says how
+often they point the same way where the difference is significant.
 
     python scripts/micro_winrate.py
 """
@@ -13,6 +14,8 @@ not as the second judge sees it, who has not chosen the data.
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +36,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "arbitrage"
-OTHER = "second"
-"""The judge that has not chosen the data."""
+OTHER, TRUTH = "second", "truth"
+"""The judge that has not chosen the data, and the one that knows."""
+RULE = "{engine: rule, options: {function: 'micro_truth:right'}}"
 RESAMPLES = 10_000
 
 
@@ -55,6 +59,11 @@ class Compared(NamedTuple):
         """Whether the interval of the difference leaves 0 out."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the win rate of the judge that knows is what exact match says."""
+        return math.isclose(self.rates[TRUTH], 50 + self.gap / 2, abs_tol=1e-9)
+
     def agrees(self, judge: str) -> bool:
         """Whether a judge's win rate is on the same side of 50 % as the difference of 0."""
         return (self.rates[judge] - 50) * self.gap > 0
@@ -67,18 +76,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--evaluation", type=Path, default=ROOT / "runs/winrate")
     options = parser.parse_args(arguments)
     call("run", ROOT / "configs/quickstart.yaml", "--set", f"run={options.run}")
-    settings = (f"evaluation={options.evaluation}", f"models.{OURS}.run={options.run}")
+    settings = (
+        f"evaluation={options.evaluation}",
+        f"models.{OURS}.run={options.run}",
+        f"arbiters.{TRUTH}={RULE}",
+    )
     told = [part for setting in settings for part in ("--set", setting)]
     call("winrate", ROOT / "configs/winrate.yaml", *told)
     compared = list(compare(options.evaluation))
     show(compared, Console())
-    sys.exit(0 if all(one.agrees(OTHER) for one in sure_of(compared)) else 1)
+    sys.exit(0 if all(one.is_exact for one in compared) else 1)
 
 
 def call(*arguments: Any) -> None:
     """One command of `arbitrage`, quietly."""
     command = [sys.executable, "-m", "arbitrage.cli", *map(str, arguments), "--quiet"]
-    if code := subprocess.run(command, check=False).returncode:  # noqa: S603 - our own command
+    paths = os.pathsep.join([str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    if code := subprocess.run(command, check=False, env=environment).returncode:  # noqa: S603
         sys.exit(code)
 
 
@@ -94,6 +109,8 @@ def compare(evaluation: Path) -> Iterator[Compared]:
             drawn = draw.integers(len(some), size=(RESAMPLES, len(some)))
             low, high = np.percentile(some[drawn].mean(axis=1), [2.5, 97.5]) * 100
             rates = {judge: rate_of(results, teacher, language, judge) for judge in results.judges}
+            if any(map(math.isnan, rates.values())):
+                continue  # a teacher that was not asked there
             yield Compared(teacher, language, some.mean() * 100, low, high, rates)
 
 
@@ -137,7 +154,7 @@ def show(compared: Sequence[Compared], console: Console) -> None:
     table.add_column("significant in", justify="right")
     for judge in judges:
         table.add_column(f"{judge}, %", justify="right")
-        table.add_column("agrees in", justify="right")
+        table.add_column("agrees", justify="right")
         table.add_column("not in")
     for whole in (one for one in compared if not one.language):
         sure = sure_of(compared, whole.teacher)

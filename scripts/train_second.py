@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Drafts, trains, writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--steps", type=int, default=Recipe.arbiter_steps)
+    parser.add_argument("--steps", type=int, default=Recipe.arbiter_steps // 2)
     parser.add_argument("--out", type=Path, default=OUT, help="replaced when all is done")
     options = parser.parse_args(arguments)
     if options.out.exists() and not (options.out / "training.json").is_file():

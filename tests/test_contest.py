@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from contest_harness import LANGUAGES, contest_in, make_contest, model, play, questions
 
 from arbitrage.engines.fake import FakeGenerator, FakeScorer
 from arbitrage.errors import ConfigError, StoreError
@@ -20,6 +19,7 @@ from arbitrage.winrate.analysis import analyse
 from arbitrage.winrate.choices import AnalysisConfig
 from arbitrage.winrate.contest import contest_of
 from arbitrage.winrate.gathering import gathered
+from contest_harness import LANGUAGES, contest_in, make_contest, model, play, questions
 from harness import digests, fake, frame, make_config, write_prompts
 from harness import run as run_pipeline
 

@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from contest_harness import contest_in, make_contest, model, play, questions
 from test_contest import results_of
 
 from arbitrage.engines import build_generator
 from arbitrage.winrate.contest import contest_of
+from contest_harness import contest_in, make_contest, model, play, questions
 from fault_server import QUALITY, Fault, FaultServer, Request
 from harness import frame, write_prompts
 from micro_models import make_teacher

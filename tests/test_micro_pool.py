@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import bench_micro
+import micro_winrate
 import train_micro
+import train_second
 from arbitrage.configfile import load
 from arbitrage.resolve import resolve
-from command_line import cli
+from command_line import cli, write_config
 from micro_world import HELDOUT, read_lexicons, world
 
 if TYPE_CHECKING:
@@ -174,3 +177,41 @@ def test_the_arbiter_tells_right_from_wrong_in_every_language() -> None:
     found = bench_micro.pair_accuracy(resolve(load(bench_micro.CONFIG).config))
     assert len(found) == 24
     assert min(row["all kinds"] for row in found.values()) >= 0.90, found
+
+
+@pytest.mark.cluster
+def test_win_rates_agree_with_the_truth(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a judge that knows it to the digit, those of another Arbiter in nearly all cases."""
+    monkeypatch.setenv("PYTHONPATH", str(micro_winrate.ROOT / "scripts"))
+    said = {"run": str(run)}
+    config = {
+        "evaluation": "evaluation",
+        "questions": {"sources": [{"path": str(HELDOUT / "prompts.jsonl")}]},
+        "models": {
+            micro_winrate.OURS: said,
+            **{name: {**said, "teacher": name} for name in train_micro.read_pool()},
+        },
+        "arbiters": {
+            micro_winrate.OTHER: {
+                "engine": "transformers",
+                "model": str(train_second.OUT),
+                "options": {"dtype": "float32"},
+            },
+            micro_winrate.TRUTH: yaml.safe_load(micro_winrate.RULE),
+        },
+        "analysis": {"resamples": 100},
+    }
+    made = cli("winrate", write_config(tmp_path, config), "-q")
+    assert made.returncode == 0, made.stderr
+    compared = list(micro_winrate.compare(tmp_path / "evaluation"))
+    assert {one.teacher for one in compared} == set(train_micro.read_pool())
+    everywhere = [one for one in compared if one.teacher == "generalist"]
+    assert all(one.is_exact for one in everywhere)
+    at_home = [one for one in compared if one.language and one not in everywhere]
+    assert all(one.is_exact for one in at_home)
+    sure = micro_winrate.sure_of(compared)
+    assert len(sure) >= 20
+    assert all(one.agrees(micro_winrate.TRUTH) for one in sure)
+    assert sum(one.agrees(micro_winrate.OTHER) for one in sure) >= len(sure) - 1

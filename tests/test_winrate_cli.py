@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contest_harness import model, questions
 
 from command_line import cli, digests, start, write_config
+from contest_harness import model, questions
 from harness import write_prompts
 
 pytestmark = pytest.mark.cluster
