@@ -74,6 +74,17 @@ def test_rows_get_the_rate_of_their_name_and_others_a_row_of_their_own() -> None
     assert BOARD.columns == COLUMNS
 
 
+def test_answers_of_a_run_are_found_whatever_the_evaluation_calls_them() -> None:
+    results = make_results({"ours": 0.7, "theirs": 0.6, "other": 0.5})
+    made = {"ours": {"run": "first"}, "theirs": {"run": "first/west-8b"}, "other": {"run": "third"}}
+    board = with_win_rates(BOARD, [("arena", dataclasses.replace(results, made_from=made))])
+    told = rates(board)
+    assert told["first", "selected"] == pytest.approx(mean_of(results, "ours")[0])
+    assert told["first", "west-8b"] == pytest.approx(mean_of(results, "theirs")[0])
+    assert told["", "other"] == pytest.approx(mean_of(results, "other")[0])
+    assert ("", "ours") not in told
+
+
 def test_what_a_rate_is_of_is_told() -> None:
     notes = with_win_rates(BOARD, [("arena/winrate.json", EVALUATION)]).notes
     assert notes[0] == "A note."

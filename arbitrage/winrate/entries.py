@@ -1,8 +1,9 @@
 """Win rates as columns of a leaderboard, and as rows for models that are in no run. Pure.
 
-A row of a run is found by its name: `RUN/NAME`, or NAME alone; what a run selected by the run's
-name too. Invariant: a column holds rates against one opponent, as the same judges see them, over
-the same languages and with the same settings; evaluations that differ in that have a column each.
+A row of a run is found by where the evaluation has the answers from, if that is a run; else by its
+name: `RUN/NAME`, or NAME alone; what a run selected by the run's name too. Invariant: a column
+holds rates against one opponent, as the same judges see them, over the same languages and with the
+same settings; evaluations that differ in that have a column each.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def with_win_rates(board: Leaderboard, found: Sequence[tuple[str, Results]]) -> 
         for model, told in group.rates.items():
             keys = (name, f"{name}_low", f"{name}_high", f"{name}_controlled")
             figures[model] |= dict(zip(keys, told, strict=True))
-    mine = {model: _places(board.entries, model) for model in figures}
+    sources = _sources(found)
+    mine = {model: _places(board.entries, sources.get(model, model), model) for model in figures}
     entries = list(board.entries)
     for model, places in mine.items():
         for place in places:
@@ -161,9 +163,19 @@ def _lost(found: Sequence[tuple[str, Results]]) -> Iterator[str]:
             yield f"{label}: {told}"
 
 
-def _places(entries: Sequence[Entry], model: str) -> list[int]:
+def _sources(found: Sequence[tuple[str, Results]]) -> dict[str, str]:
+    """The full names of models whose answers are a run's."""
+    return {
+        model: told["run"]
+        for _, results in found
+        for model, told in (results.made_from or {}).items()
+        if isinstance(told, dict) and isinstance(told.get("run"), str)
+    }
+
+
+def _places(entries: Sequence[Entry], source: str, model: str) -> list[int]:
     """The rows that a model of an evaluation is: by the full name, else by the name alone."""
-    full = [place for place, one in enumerate(entries) if model in _full_names(one)]
+    full = [place for place, one in enumerate(entries) if {source, model} & {*_full_names(one)}]
     return full or [place for place, one in enumerate(entries) if model == one.name]
 
 

@@ -19,7 +19,8 @@ from arbitrage.manifest import IDENTITY, pretty
 from arbitrage.pipeline import opened, work
 from arbitrage.winrate.analysis import analyse
 from arbitrage.winrate.caveats import caveats_of
-from arbitrage.winrate.contest import contest_of
+from arbitrage.winrate.config import FromRun
+from arbitrage.winrate.contest import Adopted, contest_of
 from arbitrage.winrate.gathering import gathered
 from arbitrage.winrate.planner import read_contest
 
@@ -97,18 +98,26 @@ def summed_up(planner: ContestPlanner, store: Store, loaded: Loaded) -> Results 
     found = gathered(planner, store, config)
     if not len(found.outcomes):
         return None
-    made_from = {
-        part.name: {"kind": part.kind, "fingerprint": part.fingerprint}
-        for part in (*contest.entrants, *contest.judges, *contest.arbiters)
-    }
     return analyse(
         found.outcomes,
         config.analysis,
         contest.baseline,
         failures=found.failures,
         remarks=caveats_of(found, contest),
-        made_from=made_from,
+        made_from=made_from(contest),
     )
+
+
+def made_from(contest: Contest) -> dict[str, dict[str, str]]:
+    """What each part is, and of answers of a run whose: RUN, or RUN/TEACHER, without its path."""
+    told = {}
+    for part in (*contest.entrants, *contest.judges, *contest.arbiters):
+        told[part.name] = {"kind": part.kind, "fingerprint": part.fingerprint}
+        if isinstance(part, Adopted) and isinstance(part.source, FromRun):
+            run = part.source.run.rstrip("/").rpartition("/")[2]
+            teacher = part.source.teacher
+            told[part.name]["run"] = run if teacher is None else f"{run}/{teacher}"
+    return told
 
 
 def _record(store: Store, loaded: Loaded, contest: Contest, planner: ContestPlanner) -> None:
