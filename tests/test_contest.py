@@ -144,6 +144,9 @@ def test_another_template_is_another_judge(folder: Path) -> None:
     judges = {"judge": {"engine": "fake", "template": str(folder / "own.jinja")}}
     made = play(make_contest(folder, MODELS, judges, baseline="bad"))
     assert new_work(made) == [("judge", "judge")]
+    (folder / "own.jinja").rename(folder / "moved.jinja")
+    judges["judge"]["template"] = str(folder / "moved.jinja")
+    assert play(make_contest(folder, MODELS, judges, baseline="bad")).done == []
 
 
 def test_appended_questions_open_a_new_shard_and_cost_their_own(folder: Path) -> None:

@@ -107,7 +107,9 @@ class JudgeConfig(TeacherConfig):
 
     languages: tuple[str, ...] | Literal["all"] = incidental("all")
     sampling: tuple[Sampling, ...] = (Sampling(temperature=0, max_tokens=4096),)
-    template: str | None = Field(None, description="a Jinja file; none: the package's own")
+    template: str | None = incidental(
+        None, description="a Jinja file, whose text counts; none: the package's own"
+    )
     tries: int = incidental(3, ge=1, le=20, description="to get a verdict in the agreed form")
 
     @field_validator("sampling")
