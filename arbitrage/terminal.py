@@ -14,7 +14,12 @@ from arbitrage.files import has_scheme
 out = Console()
 err = Console(stderr=True)
 
-MAKE, SEE, JUDGE, KEEP = "Make", "See what was made", "Judges, Arbiters and routers", "Keep it sound"
+MAKE, SEE, JUDGE, KEEP = (
+    "Make",
+    "See what was made",
+    "Judges, Arbiters and routers",
+    "Keep it sound",
+)
 """The groups in which `--help` shows the commands."""
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run's config.")]

@@ -28,6 +28,11 @@ def open_run(place: Path | str) -> tuple[Store, Components]:
     """A run directory, or the config that names one. Raises UsageError where there is no run."""
     store = Store(place, patience_s=LOOK_PATIENCE_S)
     if not store.exists():
+        if store.has("evaluation.json"):
+            raise UsageError(
+                f"{place} holds win rates and is no run directory; `arbitrage winrate CONFIG.yaml` "
+                "sums them up"
+            )
         raise UsageError(f"{place} is no run directory; `arbitrage run CONFIG.yaml` makes one")
     told = store.read_json("run.json")
     try:

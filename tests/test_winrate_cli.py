@@ -77,7 +77,7 @@ def test_a_whole_evaluation_its_table_its_page_and_its_json(folder: Path) -> Non
     assert cli("winrate", config, "--dry-run").stdout.endswith("nothing is left to be asked\n")
     run = cli("inspect", folder / "whole")
     assert run.returncode == 2
-    assert "is no run directory" in run.stderr
+    assert "holds win rates and is no run directory" in run.stderr
 
 
 def test_killed_again_and_again_it_ends_with_the_same_files(folder: Path) -> None:
