@@ -57,6 +57,10 @@ def winrate(
     adds models and judges, and sums up. Results: winrate.json in the evaluation's folder.
     """
     loaded = load_winrate(config, overrides or ())
+    if page is not None and not page.absolute().parent.is_dir():
+        raise UsageError(
+            f"--html {page}: there is no folder {page.absolute().parent}; make it first"
+        )
     if dry_run:
         from arbitrage.winrate.outlook import outlook
 
@@ -110,4 +114,6 @@ def _exit_for(found: Evaluation) -> None:
             "questions are unfinished; raise `budget:` and the same command goes on"
         )
     if found.results is None:
-        raise ArbitrageError("no game could be judged: no question has two answers")
+        raise ArbitrageError("no game could be played: no question has two answers")
+    if not any(row.games for row in found.results.rows):
+        raise ArbitrageError("no game has a verdict; mend the judge or its template, and run again")

@@ -19,8 +19,9 @@ from arbitrage.store import JOURNAL
 from arbitrage.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
+    from arbitrage.plan import Task
     from arbitrage.store import Listing, Store
 
 CHECK_HEX = 8
@@ -32,10 +33,16 @@ def journal_of(output: str) -> str:
     return f"{folder}/{JOURNAL}{name.removesuffix('.parquet')}"
 
 
-def sweep(store: Store, listing: Listing) -> int:
+def basis_of(task: Task) -> str:
+    """What the journal of a task is about: its inputs; making a file again is another matter."""
+    return f"{task.key}/again" if task.output in task.inputs else task.key
+
+
+def sweep(store: Store, listing: Listing, spared: Collection[str] = ()) -> int:
     """Removes the journals of files that are there: their writers died before they could do it.
-    Only for the holder of the lock; gives their number."""
-    done = {journal_of(path) for path in listing.files} & listing.journals
+    Spares those of files that are being made again. Only for the holder of the lock; gives their
+    number."""
+    done = {journal_of(path) for path in listing.files - set(spared)} & listing.journals
     for path in done:
         store.remove(path)
     return len(done)

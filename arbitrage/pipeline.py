@@ -19,6 +19,7 @@ from arbitrage.cluster import Cluster
 from arbitrage.desk import Desk
 from arbitrage.driver import drive, ration
 from arbitrage.engines import require, require_variables
+from arbitrage.errors import UsageError
 from arbitrage.metrics import Metrics
 from arbitrage.plan import read_state
 from arbitrage.ray_metrics import RayMeter, require_port
@@ -48,6 +49,8 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bo
     config = loaded.config
     components = resolve(config)
     store = opened(config.run, config)
+    if store.has("evaluation.json"):
+        raise UsageError(f"{store.address()} holds win rates; give `run:` a folder of its own")
     prompt_set = prompts.find(config.prompts, components.covered, store)
     prompts.survey(prompt_set, strict=strict)
     with store.lock() as held:

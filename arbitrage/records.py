@@ -132,6 +132,8 @@ JUDGEMENTS = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("game", pa.int32(), nullable=False),
+        pa.field("answer_a", pa.string()),
+        pa.field("answer_b", pa.string()),
         pa.field("verdict", pa.string()),
         pa.field("text", pa.string()),
         pa.field("tries", pa.int32(), nullable=False),
@@ -142,7 +144,8 @@ JUDGEMENTS = pa.schema(
     ]
 )
 """One row per (prompt, game) of one judge and one pair of models. In game 0 the first model of the
-pair, by fingerprint, was shown as A, in game 1 the second. `verdict` is about what was shown, null
+pair, by fingerprint, was shown as A, in game 1 the second. `answer_a` and `answer_b` are digests of
+the texts that were shown, null where there was none: a verdict is about these and no others, null
 where `error` is set. `text` is all that the judge said last; tokens are of all tries."""
 
 CANDIDATE_SUMMARY = pa.struct(
@@ -273,6 +276,8 @@ MEANINGS = {
     "scores.error": "why there is no score",
     "score": "the Arbiter's, null with an error",
     "game": "0: the pair's first is A; 1: the second",
+    "answer_a": "digest of what was shown as A",
+    "answer_b": "digest of what was shown as B",
     "verdict": "A>>B, A>B, A=B, B>A or B>>A",
     "text": "what the judge said",
     "tries": "until there was a verdict, or none",

@@ -24,7 +24,7 @@ from arbitrage.columns import names_any
 from arbitrage.components import Fuser
 from arbitrage.config import for_language
 from arbitrage.errors import StageError
-from arbitrage.journal import Journal
+from arbitrage.journal import Journal, basis_of
 from arbitrage.lineup import lined_up
 from arbitrage.parts import choosing_of, part_of, read_parts
 from arbitrage.plan import Report, Task, quarantine_of
@@ -127,7 +127,7 @@ async def generate(task: Task, desk: Desk) -> Report:
         answers.deadly,
         lambda item: item[0].id,
     )
-    journal = Journal(desk.store, task.output, task.key)
+    journal = Journal(desk.store, task.output, basis_of(task))
     made = Resumable(missing, job, journal, engine.max_in_flight, lambda: desk.halted)
     besides = await made.finish(wary=task.wary)
     fresh: dict[str, list[answers.Answer]] = {}
@@ -212,7 +212,7 @@ def _answered_before(
     found: dict[str, pa.Table] = {}
     for path in paths:
         table = store.read(path).table
-        if path == task.output:
+        if task.output in task.inputs:
             table = table.filter(table["error"].is_null())
         starts: dict[str, list[int]] = {}
         for row, key in enumerate(table["prompt_id"].to_pylist()):
@@ -263,10 +263,12 @@ async def score(task: Task, desk: Desk) -> Report:
         for key, sample, text in zip(keys, samples, texts, strict=True)
         if arbiter.scores_in(asked[key].language)
     }
-    known = await asyncio.to_thread(_scored_before, task, desk.store)
+    known = await asyncio.to_thread(_scored_before, task, desk.store, candidates.digest)
     pairs = {key: pair for key, pair in pairs.items() if key not in known}
     job = Work(lambda pair: judge(scorer, *pair), list, lambda told: Verdict(*told), _unjudged, id)
-    journal = Journal(desk.store, task.output, candidates.digest)
+    journal = Journal(
+        desk.store, task.output, f"{candidates.digest}{basis_of(task)[len(task.key) :]}"
+    )
     marks = Resumable(pairs, job, journal, scorer.max_in_flight, lambda: desk.halted)
     besides = await marks.finish(wary=task.wary)
     rows = (f"{key}/{sample}" for key, sample in zip(keys, samples, strict=True))
@@ -288,11 +290,14 @@ async def score(task: Task, desk: Desk) -> Report:
     return Report(table.num_rows, errors, spent=spent)
 
 
-def _scored_before(task: Task, store: Store) -> dict[str, Verdict]:
-    """Scores that there are, where the file is made again."""
+def _scored_before(task: Task, store: Store, digest: str) -> dict[str, Verdict]:
+    """Scores that there are of the same candidates, where the file is made again."""
     if task.output not in task.inputs:
         return {}
-    rows = store.read(task.output).table.to_pylist()
+    content = store.read(task.output)
+    if content.footer.get("candidates") != digest:
+        return {}
+    rows = content.table.to_pylist()
     return {
         f"{row['prompt_id']}/{row['sample']}": Verdict(row["score"], None)
         for row in rows

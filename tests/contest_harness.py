@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arbitrage import prompts
+from arbitrage import journal, prompts
 from arbitrage.board import Board
 from arbitrage.components import Arbiter
 from arbitrage.desk import Desk
@@ -69,6 +69,7 @@ def open_contest(
     store.root.mkdir(parents=True, exist_ok=True)  # type: ignore[union-attr]
     store.sweep()
     planner, shards = read_contest(contest, store, again=again)
+    journal.sweep(store, planner.listing, planner.failures)
     board = Board(planner, shards, unread=bool(prompt_set.unread), attempts=3)
     desks = {CLERK: Desk(store, config, contest)}
     desks[READER] = Desk(store, config, contest, prompt_set=prompt_set)

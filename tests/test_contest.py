@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from arbitrage.engines.fake import FakeGenerator, FakeScorer
-from arbitrage.errors import ConfigError, StoreError
+from arbitrage.errors import ConfigError
 from arbitrage.options import FakeOptions
 from arbitrage.records import Completion
 from arbitrage.winrate.analysis import analyse
@@ -317,9 +317,14 @@ def test_verdicts_count_for_the_answers_that_they_were_said_of(folder: Path) -> 
     made = play(make_contest(folder, MODELS, baseline="bad"))
     victim = next(p for p in made.store.listing().files if p.startswith("candidates/good"))
     content = made.store.read(victim)
-    made.store.publish(victim, content.table.slice(0, 3), content.footer)
-    with pytest.raises(StoreError, match="verdicts on other answers"):
-        results_of(made)
+    texts = content.table["completion"].to_pylist()
+    place = content.table.column_names.index("completion")
+    changed = content.table.set_column(place, "completion", [["another", *texts[1:]]])
+    footer = {name: value for name, value in content.footer.items() if name != "kind"}
+    made.store.publish(victim, changed.cast(content.table.schema), footer)
+    results = results_of(made)
+    assert results.row("good", "bad").missing == 2
+    assert results.failures[0][2].startswith("the answer is another one now")
 
 
 @pytest.mark.parametrize(
@@ -352,7 +357,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"models": {"a": model("a"), "b": model("b") | {"sampling": {"n": 2}}}}, "once"),
     ({"judges": {"j": {"engine": "fake", "sampling": {"n": 2}}}}, "one verdict per game"),
     ({"judges": {"j": {"engine": "fake", "tires": 2}}}, "did you mean 'tries'"),
-    ({"arbiters": {"judge": {"engine": "fake"}}}, "'judge' is a judge and an Arbiter"),
+    ({"arbiters": {"judge": {"engine": "fake"}}}, "'judge' is the name of two"),
+    ({"judges": {"a": {"engine": "fake"}}}, "'a' is the name of two"),
+    ({"judges": {"j": {"engine": "fake", "languages": ["de"]}}}, "'languages' means nothing"),
+    ({"judges": {"j": {"engine": "fake", "system": "x"}}}, "'system' means nothing"),
+    ({"arbiters": {"r": {"engine": "fake", "weight": 2}}}, "'weight' means nothing"),
+    (
+        {"models": {"a": model("a"), "b": {"run": "s3://key:secret@bucket/x"}}},
+        "secret|credentials|password|key",
+    ),
 ]
 
 
@@ -387,3 +400,100 @@ def test_scores_that_failed_are_asked_again_and_no_others(folder: Path) -> None:
     lost = len(again.engine("rm").scored)
     assert missing <= lost < 40
     assert results_of(again).row("a", "b").missing == 0
+
+
+def verdicts(place: Path) -> dict[tuple[str, str, str], str]:
+    games = frame(place, "judgements/")
+    keys = zip(games.prompt_id, games.answer_a, games.answer_b, strict=True)
+    return dict(zip(keys, games.verdict, strict=True))
+
+
+def test_more_languages_cost_their_own_games(folder: Path) -> None:
+    some = {**MODELS, "good": MODELS["good"] | {"languages": ["de"]}}
+    play(make_contest(folder, some, baseline="bad"))
+    before = verdicts(folder / "evaluation")
+    more = {**MODELS, "good": MODELS["good"] | {"languages": ["de", "fr"]}}
+    made = play(make_contest(folder, more, baseline="bad"))
+    assert (asked(made, "good"), asked(made, "judge")) == (COUNT, 2 * COUNT)
+    assert before.items() <= verdicts(folder / "evaluation").items()
+    assert results_of(made).row("good", "bad").games == 4 * COUNT
+
+
+def test_answers_that_are_added_to_a_file_cost_their_own_games(folder: Path) -> None:
+    rows = [
+        {"id": row["question_id"], "language": row["language"], "output": f"mine ({n / 99:.4f})"}
+        for n, row in enumerate(questions(COUNT))
+    ]
+    path = write_prompts(folder / "mine.jsonl", rows[:-1])
+    config = make_contest(folder, {"mine": {"answers": str(path)}, "b": model("b")})
+    play(config)
+    write_prompts(path, rows)
+    made = play(config)
+    assert asked(made, "judge") == 2
+    assert results_of(made).row("mine", "b").missing == 0
+    write_prompts(path, [{**rows[0], "output": "another"}, *rows[1:]])
+    assert asked(play(config), "judge") == 2
+
+
+def test_a_seed_of_the_sampling_is_the_judges(folder: Path) -> None:
+    judges = {"judge": {"engine": "fake", "sampling": {"temperature": 1, "seed": 7}}}
+    made = play(make_contest(folder, MODELS, judges, baseline="bad"))
+    seeds = [seeds for _, _, seeds in made.engine("judge").generated]
+    other = make_contest(folder, MODELS, judges, baseline="bad", seed=99)
+    other = other.model_copy(update={"evaluation": str(folder / "other")})
+    assert [seeds for _, _, seeds in play(other).engine("judge").generated] == seeds
+
+
+FAILING = {"a": model("a", 0.7, fail=0.3), "b": model("b", 0.4)}
+SOUND = {
+    "a": FakeGenerator(FakeOptions(skill=0.7), "/a"),
+    "judge": FakeGenerator(FakeOptions(), "/"),
+}
+
+
+@pytest.mark.parametrize("stop_after", range(1, 12))
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_retry_may_be_stopped_anywhere(folder: Path, stop_after: int, scored: bool) -> None:
+    """Nothing that counted is gone, nothing old is taken for new, and the end is the same."""
+    blocks: dict[str, Any] = {"arbiters": {"rm": {"engine": "fake"}}} if scored else {}
+    judges = {} if scored else {"judge": {"engine": "fake", "options": {"judge_silent": 0.2}}}
+    config = make_contest(folder, FAILING, judges, baseline="b", **blocks)
+    before = results_of(play(config)).row("a", "b")
+    assert before.missing > 10
+    stopped = play(config, SOUND, again=True, stop_after=stop_after)
+    for made in (stopped, play(config, SOUND)):
+        row = results_of(made).row("a", "b")
+        assert row.games + row.missing == before.games + before.missing
+        if not scored:
+            assert row.games >= before.games
+    for _ in range(2):
+        made = play(config, SOUND, again=True)
+    row = results_of(made).row("a", "b")
+    assert row.missing == 0
+    assert play(config, SOUND, again=True).done == []
+
+
+def test_a_retry_of_answers_that_nobody_else_reads_leaves_verdicts_alone(folder: Path) -> None:
+    models = {**FAILING, "b": model("b", 0.4) | {"languages": ["de"]}}
+    config = make_contest(folder, models, baseline="b")
+    play(config)
+    made = play(config, SOUND, again=True)
+    assert results_of(made).row("a", "b").prompts == COUNT
+    assert results_of(made).row("a", "b").missing == 0
+
+
+def test_failures_are_asked_again_after_languages_were_added_too(folder: Path) -> None:
+    for languages in (["de"], ["de", "fr"]):
+        models = {**FAILING, "a": FAILING["a"] | {"languages": languages}}
+        config = make_contest(folder, models, baseline="b")
+        missing = results_of(play(config)).row("a", "b").missing
+    assert missing > 5
+    assert results_of(play(config, SOUND, again=True)).row("a", "b").missing == 0
+
+
+def test_holes_that_nobody_can_fill_are_not_asked_for_again(folder: Path) -> None:
+    rows = [{"id": "q1", "language": "de", "output": "mine"}]
+    path = write_prompts(folder / "mine.jsonl", rows)
+    config = make_contest(folder, {"mine": {"answers": str(path)}, "b": model("b")})
+    assert results_of(play(config)).row("mine", "b").missing > 100
+    assert play(config, again=True).done == []

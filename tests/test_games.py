@@ -167,9 +167,17 @@ def test_a_template_of_ones_own_is_used_and_a_bad_one_refused() -> None:
         template_of(own[: own.rindex("{% block")])
     with pytest.raises(ConfigError, match="no Jinja"):
         template_of("{% block system %}")
-    wrong = own.replace("{{ language }}", "{{ tongue }}")
-    said = play(Scripted("[[A>B]]"), template=wrong)
+    for wrong in ("tongue", "messages.__class__.__mro__"):
+        with pytest.raises(ConfigError, match="cannot be used"):
+            template_of(own.replace("{{ language }}", f"{{{{ {wrong} }}}}"))
+    later = own.replace("{{ language }}", "{% if language == 'de' %}{{ tongue }}{% endif %}")
+    said = play(Scripted("[[A>B]]"), template=later)
     assert said.verdict is None
     assert "'tongue' is undefined" in said.error
-    unsafe = own.replace("{{ language }}", "{{ messages.__class__.__mro__ }}")
-    assert "cannot be used" in play(Scripted("[[A>B]]"), template=unsafe).error
+
+
+def test_who_was_asked_in_vain_is_asked_with_other_seeds() -> None:
+    first, again = Scripted("no", "no"), Scripted("[[A>B]]")
+    play(first, tries=2)
+    play(again, Game(PROMPT, "vier", "fuenf", tried=2))
+    assert not set(first.seeds) & set(again.seeds)

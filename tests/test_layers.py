@@ -51,12 +51,12 @@ STORY = (
     ),
     ("configfile", "store", "sources", "validation", "engines", "routers"),
     (
-        *("prompts", "arbiter", "plan", "lineup", "journal", "placement", "reading"),
-        *("winrate.games", "winrate.loading", "winrate.answer_files"),
+        *("prompts", "arbiter", "plan", "lineup", "placement", "reading", "winrate.games"),
+        *("winrate.loading", "winrate.answer_files"),
     ),
     (
         *("product", "baselines", "pairs", "replay", "winrate.sourcing", "desk"),
-        *("winrate.recorded_styles", "spending"),
+        *("winrate.recorded_styles", "spending", "journal"),
     ),
     (
         *("resumable", "demand", "readahead", "parts", "rounds", "attacks", "results", "worth"),

@@ -78,7 +78,7 @@ class AnswersFile(Block):
 class FromRun(Block):
     """Answers of a run: what it has selected, or what one of its teachers said."""
 
-    run: str = Field(min_length=1, description="a run directory, or its address")
+    run: Place = Field(min_length=1, description="a run directory, or its address")
     teacher: str | None = Field(None, description="its first answer to each prompt; none: selected")
 
 
@@ -112,6 +112,13 @@ class JudgeConfig(TeacherConfig):
     )
     tries: int = incidental(3, ge=1, le=20, description="to get a verdict in the agreed form")
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        for name in ("languages", "families", "system"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name!r} means nothing to a judge; drop it")
+        return self
+
     @field_validator("sampling")
     @classmethod
     def _one_verdict(cls, value: tuple[Sampling, ...]) -> tuple[Sampling, ...]:
@@ -125,6 +132,13 @@ class ScoringConfig(ArbiterConfig):
 
     margin: float = incidental(0.0, ge=0, description="scores no further apart are a tie")
     strong: float | None = incidental(None, gt=0, description="from here on a win is a strong one")
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        for name in ("name", "weight"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name!r} means nothing to an Arbiter as a judge; drop it")
+        return self
 
 
 class WinrateConfig(Block):
@@ -149,8 +163,9 @@ class WinrateConfig(Block):
     def _makes_sense(self) -> Self:
         if not self.judges and not self.arbiters:
             raise ValueError("nobody judges; give `judges:` (chat models) or `arbiters:`")
-        if twice := sorted(self.judges.keys() & self.arbiters.keys()):
-            raise ValueError(f"{twice[0]!r} is a judge and an Arbiter; rename one")
+        names = [*self.models, *self.judges, *self.arbiters]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} is the name of two: a model, a judge or an Arbiter")
         if self.baseline is not None and self.baseline not in self.models:
             raise ValueError(
                 f"baseline: there is no model {self.baseline!r}; models are "

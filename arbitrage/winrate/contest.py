@@ -83,7 +83,10 @@ class Contest(Components):
 
     def entrant(self, found: str) -> Entrant:
         """The model with this fingerprint; KeyError if there is none."""
-        return next(iter(one for one in self.entrants if one.fingerprint == found))
+        for entrant in self.entrants:
+            if entrant.fingerprint == found:
+                return entrant
+        raise KeyError(found)
 
     def judge(self, found: str) -> Judge:
         """The judge with this fingerprint; KeyError if there is none."""

@@ -15,6 +15,7 @@ from arbitrage import __version__, journal, prompts
 from arbitrage.board import Board
 from arbitrage.desk import Desk
 from arbitrage.errors import UsageError
+from arbitrage.identity import fingerprint
 from arbitrage.manifest import IDENTITY, pretty
 from arbitrage.pipeline import opened, work
 from arbitrage.winrate.analysis import analyse
@@ -69,7 +70,7 @@ def run(
     with store.lock() as held:
         store.sweep()
         planner, shards = read_contest(contest, store, again=again)
-        journal.sweep(store, planner.listing)
+        journal.sweep(store, planner.listing, planner.failures)
         _record(store, loaded, contest, planner)
         unread = bool(prompt_set.unread)
         board = Board(planner, shards, unread=unread, attempts=config.cluster.attempts)
@@ -104,8 +105,13 @@ def summed_up(planner: ContestPlanner, store: Store, loaded: Loaded) -> Results 
         contest.baseline,
         failures=found.failures,
         remarks=caveats_of(found, contest),
-        made_from=made_from(contest),
+        made_from={**made_from(contest), "questions": _questions(planner)},
     )
+
+
+def _questions(planner: ContestPlanner) -> str:
+    """What names the questions of an evaluation: the content of their shards."""
+    return fingerprint([planner.shards[number].path for number in sorted(planner.shards)])
 
 
 def made_from(contest: Contest) -> dict[str, dict[str, str]]:

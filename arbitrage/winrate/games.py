@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from arbitrage.errors import ConfigError, EngineError, ItemError
 from arbitrage.escapes import fenced_json
-from arbitrage.identity import derive_seed, prompt_id
+from arbitrage.identity import derive_seed, digest, prompt_id
 from arbitrage.records import Completion, Prompt
 
 if TYPE_CHECKING:
@@ -35,17 +35,27 @@ SCORES = {"A>>B": 1.0, "A>B": 1.0, "A=B": 0.5, "B>A": 0.0, "B>>A": 0.0}
 STRONG = ("A>>B", "B>>A")
 BLOCKS = ("system", "user", "reminder")
 _LABEL = re.compile(r"\[\[([^\[\]\n]*)\]\]")
+_SAMPLE = {
+    "case": "{}",
+    "language": "en",
+    "messages": [{"role": "user", "content": "?"}],
+    "answer_a": "a",
+    "answer_b": "b",
+}
+"""What a template is tried with before anything is asked."""
 _DECORATION = " \t*_`.#>"
 """What may stand around the brackets: models like to print the verdict in bold."""
 
 
 class Game(NamedTuple):
-    """What a judge is to compare; none in place of an answer that there is not, with the reason."""
+    """What a judge is to compare; none in place of an answer that there is not, with the reason.
+    `tried`: how often it was asked in vain before."""
 
     prompt: Prompt
     answer_a: str | None
     answer_b: str | None
     missing: str = ""
+    tried: int = 0
 
 
 class Said(NamedTuple):
@@ -73,6 +83,11 @@ def template_of(source: str) -> jinja2.Template:
         raise ConfigError(
             f"the judge's template has no block {missing[0]!r}; it needs {', '.join(BLOCKS)}"
         )
+    try:
+        for block in BLOCKS:
+            written(template, block, **_SAMPLE)
+    except ItemError as error:
+        raise ConfigError(str(error)) from error
     return template
 
 
@@ -118,7 +133,7 @@ class Hearing:
             reminder = written(self.template, "reminder")
         except ItemError as error:
             return Said(None, None, 0, 0, 0, 0, str(error))
-        return await self._ask(engine, game.prompt, messages, reminder)
+        return await self._ask(engine, game, messages, reminder)
 
     def _messages(self, game: Game, answer_a: str, answer_b: str) -> list[Message]:
         case = {
@@ -139,18 +154,19 @@ class Hearing:
         ]
 
     async def _ask(
-        self, engine: Generator, asked: Prompt, messages: list[Message], reminder: str
+        self, engine: Generator, game: Game, messages: list[Message], reminder: str
     ) -> Said:
         """Each try goes on from the one before, so that a greedy judge does not repeat itself."""
         turns = list(messages)
         key = prompt_id(messages)
-        first = derive_seed(self.seed, key, self.judge, 0)
+        language = game.prompt.language
+        first = derive_seed(self.seed, key, self.judge, game.tried)
         read = wrote = 0
         text, problem = None, ""
         for number in range(self.tries):
-            seed = derive_seed(self.seed, key, self.judge, number)
+            seed = derive_seed(self.seed, key, self.judge, game.tried + number)
             try:
-                made = await self._one(engine, Prompt(key, asked.language, turns), seed)
+                made = await self._one(engine, Prompt(key, language, turns), seed)
             except ItemError as error:
                 problem = str(error) or "the judge refused"
                 break  # the engine has tried what it can
@@ -174,6 +190,11 @@ class Hearing:
             raise made[0]
         completion: Completion = made[0]
         return completion
+
+
+def digest_of(answer: str | None) -> str | None:
+    """What names the text of an answer in a verdict."""
+    return None if answer is None else digest(answer.encode("utf-8", "surrogatepass"))
 
 
 def deadly(game: Game, why: str) -> Said:

@@ -1,7 +1,8 @@
 """From the files of an evaluation to games: verdicts and scores, with what was asked and answered.
 
-Reads shard by shard and keeps numbers alone. A game without a verdict is a game all the same, and
-why it has none is counted. Invariant: a verdict counts only for the answers that it was said of.
+Reads shard by shard and keeps ids and numbers, no texts. A game without a verdict is a game all the
+same, and why it has none is counted. Invariant: a verdict counts only for the answers that it was
+said of; where there are others now there is none.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from arbitrage.errors import StoreError
 from arbitrage.stats.outcomes import Outcomes
-from arbitrage.winrate.games import SCORES, STRONG
+from arbitrage.winrate.games import SCORES, STRONG, digest_of
 from arbitrage.winrate.style import NAMES, differences, features
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from arbitrage.winrate.contest import Contest, Judge, Pair
     from arbitrage.winrate.planner import ContestPlanner
 
+VERDICTS = ["prompt_id", "game", "answer_a", "answer_b", "verdict", "error"]
+STALE = "the answer is another one now than was judged"
 UNKNOWN = ""
 """The category of a question that has none."""
 
@@ -57,7 +60,7 @@ class _Questions:
 
 def _category(extra: str | None, column: str | None) -> str:
     value = json.loads(extra).get(column) if extra and column else None
-    return value if isinstance(value, str) else UNKNOWN
+    return UNKNOWN if value is None or isinstance(value, dict | list) else str(value)
 
 
 def _styles_of(texts: list[str | None]) -> NDArray[np.float64]:
@@ -68,12 +71,25 @@ def _styles_of(texts: list[str | None]) -> NDArray[np.float64]:
     )
 
 
+def _is_stale(
+    table: pa.Table, both: Sequence[_Answers], places: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which verdicts are about other answers than there are now."""
+    second_shown = table["game"].to_numpy() == 1
+    first, second = (one.named[places] for one in both)
+    shown = [np.array(table[name].to_pylist(), object) for name in ("answer_a", "answer_b")]
+    now = np.where(second_shown, second, first), np.where(second_shown, first, second)
+    stale: NDArray[np.bool_] = (shown[0] != now[0]) | (shown[1] != now[1])
+    return stale
+
+
 class _Answers(NamedTuple):
     """One model's answers to a shard: the file's digest, and by the shard's rows whether it was
-    asked, and what its style is (n, styles)."""
+    asked, what names the text, and what its style is (n, styles)."""
 
     digest: str
     asked: NDArray[np.bool_]
+    named: NDArray[np.object_]
     style: NDArray[np.float64]
 
 
@@ -133,16 +149,29 @@ class _Gatherer:
         found = {}
         for entrant in self._contest.entrants:
             task = self._planner.answer_task(shard, entrant)
-            if not self._planner.is_done(task):
+            if not self._planner.is_there(task):
                 continue
             content = self._store.read(task.output, ["prompt_id", "completion"])
-            places = rows.get_indexer(pd.Index(content.table["prompt_id"].to_pylist()))
+            places = self._rows_in(rows, content.table, task.output)
+            texts = content.table["completion"].to_pylist()
             asked = np.zeros(len(rows), dtype=bool)
             asked[places] = True
+            named = np.full(len(rows), None, object)
+            named[places] = [digest_of(text) for text in texts]
             style = np.full((len(rows), len(NAMES)), np.nan)
-            style[places] = _styles_of(content.table["completion"].to_pylist())
-            found[entrant.fingerprint] = _Answers(content.digest, asked, style)
+            style[places] = _styles_of(texts)
+            found[entrant.fingerprint] = _Answers(content.digest, asked, named, style)
         return found
+
+    def _rows_in(self, rows: pd.Index[str], table: pa.Table, path: str) -> NDArray[np.int64]:
+        """The shard's rows that a file is about. Raises StoreError for one of no shard's."""
+        places = np.asarray(rows.get_indexer(pd.Index(table["prompt_id"].to_pylist())), np.int64)
+        if (places < 0).any():
+            raise StoreError(
+                f"{self._store.address(path)} is about prompts that are not in its shard; it was "
+                "copied in by hand: remove it"
+            )
+        return places
 
     def _take_verdicts(
         self,
@@ -154,28 +183,27 @@ class _Gatherer:
     ) -> None:
         for number, judge in enumerate(self._contest.judges):
             task = self._planner.judge_task(shard, judge, pair)
-            if not self._planner.is_done(task):
+            if not self._planner.is_there(task):
                 self._unplayed += 1
                 continue
-            content = self._store.read(task.output, ["prompt_id", "game", "verdict", "error"])
-            if content.footer.get("answers") != [one.digest for one in both]:
-                raise StoreError(
-                    f"{self._store.address(task.output)} has verdicts on other answers than there "
-                    "are now; remove it and run `arbitrage winrate` again"
-                )
-            self._note_failures(judge, pair, content.table["error"].to_pylist())
-            self._found.append(self._verdicts(content.table, pair, both, rows, start, number))
+            table = self._store.read(task.output, VERDICTS).table
+            places = self._rows_in(rows, table, task.output)
+            stale = _is_stale(table, both, places)
+            errors = np.array(table["error"].to_pylist(), object)
+            self._note_failures(judge, pair, np.where(stale, STALE, errors).tolist())
+            games = self._verdicts(table, pair, both, places, start, number)
+            games.score[stale] = np.nan
+            self._found.append(games)
 
     def _verdicts(
         self,
         table: pa.Table,
         pair: Pair,
         both: Sequence[_Answers],
-        rows: pd.Index[str],
+        places: NDArray[np.int64],
         start: int,
         judge: int,
     ) -> _Games:
-        places = rows.get_indexer(pd.Index(table["prompt_id"].to_pylist()))
         second_shown = table["game"].to_numpy() == 1
         verdicts = table["verdict"].to_pylist()
         shown = np.array([np.nan if one is None else SCORES[one] for one in verdicts], float)
@@ -202,7 +230,7 @@ class _Gatherer:
         """An Arbiter's game is one: it sees no order."""
         for number, arbiter in enumerate(self._contest.arbiters, len(self._contest.judges)):
             tasks = [self._planner.score_task(shard, arbiter.fingerprint, one) for one in pair]
-            if not all(map(self._planner.is_done, tasks)):
+            if not all(map(self._planner.is_there, tasks)):
                 self._unplayed += 1
                 continue
             scores = [
@@ -226,15 +254,11 @@ class _Gatherer:
             )
 
     def _scores(self, path: str, digest: str, rows: pd.Index[str]) -> NDArray[np.float64]:
+        """By the shard's rows; nan too where other answers were scored than there are now."""
         content = self._store.read(path, ["prompt_id", "score"])
-        if content.footer.get("candidates") != digest:
-            raise StoreError(
-                f"{self._store.address(path)} has scores of other answers than there are now; "
-                "remove it and run `arbitrage winrate` again"
-            )
         found = np.full(len(rows), np.nan)
-        places = rows.get_indexer(pd.Index(content.table["prompt_id"].to_pylist()))
-        found[places] = content.table["score"].to_numpy()
+        if content.footer.get("candidates") == digest:
+            found[self._rows_in(rows, content.table, path)] = content.table["score"].to_numpy()
         return found
 
     def _won(
@@ -291,7 +315,7 @@ def _joined(parts: list[Any], kind: Any) -> NDArray[Any]:
 
 
 def gathered(planner: ContestPlanner, store: Store, config: WinrateConfig) -> Gathered:
-    """All games that there are. Raises StoreError where files do not belong together."""
+    """All games that there are. Raises StoreError for files that cannot be read."""
     gatherer = _Gatherer(planner, store, config)
     for number in sorted(planner.shards):
         gatherer.take_in(planner.shards[number])

@@ -18,11 +18,14 @@ from arbitrage.store import shard_number
 from arbitrage.winrate.contest import Adopted, Contest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from arbitrage.store import Store
     from arbitrage.winrate.contest import Entrant, Judge, Pair
 
+BETWEEN = "."
+"""What stands between the names of a pair's folder; names may hold it too, so what is found by them
+is only a place to look."""
 GAMES = 2
 """Of a pair, for each judge and prompt: one in each order."""
 
@@ -33,6 +36,20 @@ class ContestPlanner(Planner):
     result each file has that is to be made again."""
 
     failures: dict[str, int] = field(default_factory=dict)
+    _said: dict[tuple[str, int, frozenset[str]], list[str]] = field(
+        default_factory=dict, init=False
+    )
+    _answers: dict[tuple[int, str], Task] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Notes what each judge has said before of two models of these names, whatever they were:
+        verdicts on the very same answers still count."""
+        super().__post_init__()
+        for path in sorted(self.listing.files):
+            if path.startswith("judgements/"):
+                folder, _, pair = path.rpartition("/")[0].rpartition("/")
+                names = frozenset(pair.rpartition("-")[0].split(BETWEEN))
+                self._said.setdefault((folder, shard_number(path), names), []).append(path)
 
     @property
     def contest(self) -> Contest:
@@ -63,42 +80,51 @@ class ContestPlanner(Planner):
 
     def answer_task(self, shard: ShardState, entrant: Entrant) -> Task:
         """A model's answers: made by its engine, or taken over from where they are."""
+        known = (shard.number, entrant.fingerprint)
+        if known not in self._answers:
+            self._answers[known] = self._answer_task(shard, entrant)
+        return self._again(self._answers[known])
+
+    def _answer_task(self, shard: ShardState, entrant: Entrant) -> Task:
+        adopted = isinstance(entrant, Adopted)
         languages = [] if isinstance(entrant, Adopted) else sorted(entrant.languages)
         key = fingerprint([shard.path, languages])
         output = self._named(self.folder_of(entrant), shard, key)
-        if isinstance(entrant, Adopted):
-            return self._again(
-                Task(
-                    "adopt",
-                    CLERK,
-                    shard.number,
-                    (shard.path,),
-                    output,
-                    key,
-                    entrant.fingerprint,
-                    rows=shard.rows,
-                )
-            )
         earlier = self._earlier.get((output.rpartition("/")[0], shard.number), [])
-        inputs = (shard.path, *(path for path in earlier if path != output))
-        owner, rows = entrant.fingerprint, shard.rows
-        return self._again(
-            Task("generate", owner, shard.number, inputs, output, key, rows=rows, requests=rows)
+        reused = [] if adopted else [path for path in earlier if path != output]
+        return Task(
+            "adopt" if adopted else "generate",
+            CLERK if adopted else entrant.fingerprint,
+            shard.number,
+            (shard.path, *reused),
+            output,
+            key,
+            entrant.fingerprint if adopted else "",
+            rows=shard.rows,
+            requests=0 if adopted else shard.rows,
         )
 
     def judge_task(self, shard: ShardState, judge: Judge, pair: Pair) -> Task:
-        """A judge's verdicts on two models. Inputs: the questions, and the answers of both."""
+        """A judge's verdicts on two models. Inputs: the questions, the answers of both, and earlier
+        verdicts of the judge on models of these names."""
         answers = [self.answer_task(shard, one) for one in pair]
         key = fingerprint([task.key for task in answers])
         parent = self.folder_of(judge)
         folder = self.listing.folder(parent, pair.label, pair.fingerprint)
+        output = self._named(folder, shard, key)
+        names = frozenset(pair.label.rpartition("-")[0].split(BETWEEN))
+        earlier = self._said.get((parent, shard.number, names), [])
         return self._again(
             Task(
                 "judge",
                 judge.fingerprint,
                 shard.number,
-                (shard.path, *(task.output for task in answers)),
-                self._named(folder, shard, key),
+                (
+                    shard.path,
+                    *(task.output for task in answers),
+                    *(path for path in earlier if path != output),
+                ),
+                output,
                 key,
                 rows=shard.rows,
                 requests=shard.rows * GAMES,
@@ -139,9 +165,13 @@ class ContestPlanner(Planner):
         """Whether the output is there and need not be made again."""
         return super().is_done(task) and task.output not in self.failures
 
+    def is_there(self, task: Task) -> bool:
+        """Whether there is an output, be it one that is to be made again."""
+        return super().is_done(task)
+
     def is_ready(self, task: Task) -> bool:
         """Whether everything that the task reads is there for good."""
-        others = set(task.inputs) - {task.output}
+        others = set(task.inputs[:3]) - {task.output}
         return super().is_ready(task) and not self.failures.keys() & others
 
     def record(self, task: Task) -> None:
@@ -179,9 +209,17 @@ def read_contest(
 
 
 def _failures(planner: ContestPlanner, store: Store) -> dict[str, int]:
-    """How many failures each file has that an engine made; and whoever reads one that is made
-    again is made again too."""
-    done = [task for s in planner.shards.values() for task in planner.all_tasks(s)]
-    done = [task for task in done if planner.is_done(task) and task.stage != "adopt"]
-    notes: Mapping[str, dict[str, int]] = store.footers(task.output for task in done)
-    return {task.output: n for task in done if (n := notes[task.output].get("errors", 0))}
+    """How many failures each file has that an engine made, and that can go well: where there is no
+    answer no judge can mend that, unless the answer is asked for again too. Scores of candidates
+    that are made again are made again."""
+    tasks = [task for s in planner.shards.values() for task in planner.all_tasks(s)]
+    done = [task for task in tasks if planner.is_done(task) and task.stage != "adopt"]
+    notes = store.footers(task.output for task in done)
+    found: dict[str, int] = {}
+    for task in sorted(done, key=lambda task: task.stage != "generate"):
+        told = notes[task.output]
+        afresh = bool(found.keys() & set(task.inputs[1:3]))
+        count = told.get("errors", 0) - (0 if afresh else told.get("unanswered", 0))
+        if count > 0 or (afresh and task.stage == "score"):
+            found[task.output] = count
+    return found

@@ -96,11 +96,22 @@ def _files_of(block: FromRun) -> tuple[Store, list[str]]:
     return store, files
 
 
-def answers_for(block: AnswersFile | FromRun, asked: Sequence[Asked]) -> list[str | None]:
+def answers_for(
+    place: str, block: AnswersFile | FromRun, identity: dict[str, Any], asked: Sequence[Asked]
+) -> list[str | None]:
     """The answer to each prompt, none where there is none. Raises InputError, StoreError, and
-    StageError where the answers are others than when they were named."""
+    StageError where the answers are no longer those that were named."""
+    found = _found(block, identity, asked)
+    if source_identity(place, block) != identity:
+        raise StageError(f"the answers of {place} changed while they were read; run again")
+    return found
+
+
+def _found(
+    block: AnswersFile | FromRun, identity: dict[str, Any], asked: Sequence[Asked]
+) -> list[str | None]:
     if isinstance(block, AnswersFile):
-        answers = _answers(block.answers, block.model)
+        answers = _answers(block.answers, block.model, identity["answers"])
         return [
             answers.find(one.prompt_id, one.user_id or "", one.language, one.text) for one in asked
         ]
@@ -109,8 +120,9 @@ def answers_for(block: AnswersFile | FromRun, asked: Sequence[Asked]) -> list[st
 
 
 @lru_cache(maxsize=4)
-def _answers(path: str, model: str | None) -> Answers:
+def _answers(path: str, model: str | None, content: str) -> Answers:
     """A file is parsed once for all of its shards."""
+    del content
     return read_answers(Path(path), model)
 
 
@@ -131,9 +143,3 @@ def _stored(block: FromRun, wanted: set[str]) -> dict[str, str]:
             if text is not None and (earlier is None or (number or 0) < earlier[0]):
                 found[key] = (number or 0, text)
     return {key: text for key, (_, text) in found.items()}
-
-
-def require_unchanged(place: str, block: AnswersFile | FromRun, identity: dict[str, Any]) -> None:
-    """Raises StageError where answers are no longer those that were named."""
-    if source_identity(place, block) != identity:
-        raise StageError(f"the answers of {place} changed while they were read; run again")
