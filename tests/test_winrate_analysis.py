@@ -236,22 +236,6 @@ def test_what_can_be_controlled_is_chosen_and_a_fixed_order_is_not() -> None:
     assert [one.name for one in analyse(named, markdown, "base").effects] == ["headers"]
 
 
-def test_games_without_a_known_style_are_left_out_of_the_controlled_rate_only() -> None:
-    outcomes = simulate(DUEL, 8)
-    assert outcomes.style is not None
-    style = outcomes.style.copy()
-    style[:30] = np.nan
-    bare = dataclasses.replace(outcomes, style=style)
-    before, after = analyse(outcomes, FAST, "base"), analyse(bare, FAST, "base")
-    one, two = before.row("a", "base"), after.row("a", "base")
-    assert one is not None
-    assert two is not None
-    assert one.rate == two.rate
-    assert one.controlled != two.controlled
-    count = int((~np.isnan(outcomes.score[:30])).sum())
-    assert any(remark.startswith(f"{count} games with an answer") for remark in after.remarks)
-
-
 def duel(*scores: float, **other: list[Any]) -> Outcomes:
     """Games of `a` against `b`, one per prompt."""
     n = len(scores)

@@ -94,8 +94,9 @@ def _of_control(
     bare = int(np.isnan(settled.games.style[:, places]).any(axis=1).sum())
     if bare:
         yield (
-            f"{_games(bare)} with an answer that is not known {_are(bare)} left out of the "
-            "controlled win rates"
+            f"{bare:,} of {_games(len(settled.games))} {_are(bare)} left out of the controlled win "
+            "rates, as the style of an answer is not known; models that no other games join have "
+            "none"
         )
     for name in sorted({name for names in unidentified.values() for name in names}):
         yield (

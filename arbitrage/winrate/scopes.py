@@ -12,6 +12,11 @@ answer is shown first: the idea of the length-controlled AlpacaEval (Y. Dubois e
 2404.04475), with Arena-Hard v2's covariates. The model has no terms of questions, so that its
 prediction is the same for each of them, and their standardized mean is the prediction itself. What
 it is wrong by on few questions is taken off.
+
+A game whose style is not known is left out of that model. A pair has a controlled rate only where
+the other games join its two models, or the prior alone would tell it. A model has one against all
+others only where each pair that it played has: over some of them it would be a rate against other
+opponents than the plain one beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from arbitrage.stats.smallness import (
     corrected_effects,
     smallness,
 )
-from arbitrage.stats.strengths import Fit, fit, incidence, sums
+from arbitrage.stats.strengths import Fit, fit, incidence, islands, sums
 from arbitrage.stats.tallies import distinct
 
 if TYPE_CHECKING:
@@ -109,7 +114,9 @@ def _within(pair: NDArray[np.int64], column: Numbers) -> float:
 @dataclass
 class Figures:
     """Estimates of one scope. `values` and `questions` (on how many each rests) have one entry per
-    column; `certain` marks rates whose games all ended alike. Implements `Influences`."""
+    column; `certain` marks rates whose games all ended alike. Both are of the games that a column
+    is made of: the controlled ones of games with a known style, so that a pair without any, which
+    is told through other models, has no interval. Implements `Influences`."""
 
     games: Games
     pairs: NDArray[np.int64]
@@ -138,7 +145,8 @@ class Figures:
         rates, played = self._pair_rate[used], self._played[used]
         self.plain = fit(self.pairs, m, used, rates, played, ridge=self.ridge)
         self.told = controls(g, self.styles, self.control)
-        self._count_questions()
+        self._known = g if self.told.rows.all() else g.where(self.told.rows)
+        self._known_played = sums(self._known.pair, self._known.weight, p)
         self._fit_controlled()
         self._gather()
 
@@ -153,25 +161,46 @@ class Figures:
         return () if self.controlled is None else self.told.names
 
     def _of_models(self) -> None:
-        first, second = np.maximum(self._design, 0), np.maximum(-self._design, 0)
-        self._sides = first, second
-        self._model_won = first.T @ self._won + second.T @ (self._played - self._won)
-        self._model_played = (first + second).T @ self._played
-        self._model_rate = _ratio(self._model_won, self._model_played)
+        self._sides = np.maximum(self._design, 0), np.maximum(-self._design, 0)
+        won, self._model_played = self._by_model(self._won, self._played)
+        self._model_rate = _ratio(won, self._model_played)
 
-    def _count_questions(self) -> None:
-        g, m, p = self.games, self.models, len(self.pairs)
+    def _by_model(self, won: Numbers, played: Numbers) -> tuple[Numbers, Numbers]:
+        """What each model won and played, from what the first of each pair did."""
+        first, second = self._sides
+        return first.T @ won + second.T @ (played - won), (first + second).T @ played
+
+    def _counts(self, games: Games) -> NDArray[np.int64]:
+        """Questions of each pair, then of each model."""
+        g, m, p = games, self.models, len(self.pairs)
         by_pair = distinct(g.question * p + g.pair) % max(p, 1)
-        self._of_pair = np.bincount(by_pair, minlength=p)
         sides = [g.question * m + self.pairs[g.pair, side] for side in (0, 1)]
         by_model = distinct(np.concatenate(sides)) % max(m, 1)
-        self._of_model = np.bincount(by_model, minlength=m)
-        self.drawn = len(distinct(g.question))
+        told = np.bincount(by_pair, minlength=p), np.bincount(by_model, minlength=m)
+        return np.concatenate(told)
+
+    def _alike(self, games: Games) -> NDArray[np.bool_]:
+        """Whether all games of each pair, then of each model, ended alike."""
+        won = sums(games.pair, games.weight * games.score, len(self.pairs))
+        played = sums(games.pair, games.weight, len(self.pairs))
+        rates = _ratio(won, played), _ratio(*self._by_model(won, played))
+        return np.isin(np.concatenate(rates), (0.0, 1.0))
+
+    def _joined(self) -> NDArray[np.bool_]:
+        """Pairs that played here, and whose models games of known style join."""
+        played, known = self._played > 0, self._known_played > 0
+        if np.array_equal(played, known):
+            return played
+        island = np.arange(self.models)
+        for group in islands(self.pairs[known], self.models):
+            island[group] = group[0]
+        told: NDArray[np.bool_] = played & (island[self.pairs[:, 0]] == island[self.pairs[:, 1]])
+        return told
 
     def _fit_controlled(self) -> None:
         if not self.told.names:
             return
-        some = self.games.where(self.told.rows)
+        some = self._known
         if len(distinct(some.question)) < PER_EFFECT * len(self.told.names):
             return
         z = self.told.covariates(some)
@@ -186,23 +215,22 @@ class Figures:
         if self.controlled is not None and self._small is not None:
             chance = self.controlled.chance(self.pairs)
             free = corrected_chance(chance, self._design, self._small)
-            pair_free = np.where(self._played > 0, free, np.nan)
-            model_free = _ratio(*self._expected(free))
+            joined = self._joined()
+            pair_free = np.where(joined, free, np.nan)
+            won, played = self._by_model(self._played * np.where(joined, free, 0.0), self._played)
+            lost = (self._played > 0) & ~joined
+            untold = np.isin(np.arange(m), self.pairs[lost])
+            model_free = np.where(untold, np.nan, _ratio(won, played))
             effects = corrected_effects(self.controlled.effects, self._small)
         strengths = np.where(self._model_played > 0, self.plain.over(self.baseline), np.nan)
         rates = (self._pair_rate, self._model_rate)
         self.values = np.concatenate([*rates, pair_free, model_free, strengths, effects])
-        counts = np.concatenate([self._of_pair, self._of_model])
-        every = np.full(len(effects), self.drawn)
-        self.questions = np.concatenate([counts, counts, self._of_model, every])
-        alike = np.concatenate([np.isin(rate, (0.0, 1.0)) for rate in rates])
-        self.certain = np.concatenate([alike, alike, alike[p:], np.zeros(len(effects), bool)])
-
-    def _expected(self, chance: Numbers) -> tuple[Numbers, Numbers]:
-        """By model: what it would win at these chances, and what it played."""
-        first, second = self._sides
-        won = first.T @ (self._played * chance) + second.T @ (self._played * (1 - chance))
-        return won, self._model_played
+        counts, known = self._counts(self.games), self._counts(self._known)
+        every = np.full(len(effects), len(distinct(self._known.question)))
+        self.questions = np.concatenate([counts, known, counts[p:], every])
+        alike, free_alike = self._alike(self.games), self._alike(self._known)
+        none = np.zeros(len(effects), bool)
+        self.certain = np.concatenate([alike, free_alike, alike[p:], none])
 
     def parts(self) -> Iterator[tuple[NDArray[np.int64], Numbers]]:
         """Influences of some questions at a time, widened for the degrees of freedom used."""
