@@ -102,6 +102,36 @@ def test_own_rows_in_several_languages(tmp_path: Path, name: str, text: str) -> 
     assert found.find("c", "", "", "") is None
 
 
+def test_an_answer_of_no_language_is_to_the_text_that_its_row_tells(tmp_path: Path) -> None:
+    own = [{"id": "b", "completion": "two"}, {"id": "c", "prompt": "ask c\n", "output": "three"}]
+    rows = [v2("a", "one", "ask a"), *({**row, "model": "m"} for row in own)]
+    found = read_answers(write(tmp_path / "m.jsonl", rows))
+    assert found.find("", "a", "en", "ask a") == "one"
+    assert found.find("", "a", "de", "frag a") is None
+    assert found.find("", "a", "", "frag a") is None, "whatever is known of the language"
+    assert found.find("", "a", "de", "") == "one", "nobody tells what was asked"
+    assert found.find("", "b", "de", "frag b") == "two", "the row does not tell"
+    assert found.find("", "c", "en", " ask c") == "three", "white space is no other text"
+    assert found.find("", "c", "fr", "c ?") is None
+
+
+def test_the_last_turn_of_a_conversation_is_what_was_asked_too(tmp_path: Path) -> None:
+    row = v2("a", "one", "first")
+    row["messages"] += [{"role": "user", "content": "last"}, {"role": "assistant", "content": "z"}]
+    found = read_answers(write(tmp_path / "m.jsonl", [row]))
+    assert found.find("a", "", "en", "last") == found.find("", "", "en", "first") == "z"
+    assert found.find("a", "", "de", "zuletzt") is None
+
+
+def test_one_answer_to_two_translations_is_to_both(tmp_path: Path) -> None:
+    rows = [v2("a", "7", "ask"), v2("a", "7", "frag")]
+    found = read_answers(write(tmp_path / "m.jsonl", rows))
+    assert len(found) == 1
+    for text in ("ask", "frag"):
+        assert found.find("zz", "a", "de", text) == found.find("", "", "", text) == "7"
+    assert found.find("zz", "a", "fr", "question") is None
+
+
 def test_reasoning_is_no_part_of_an_answer(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "completion": "<think>\n12?</think>\n\n13", "reasoning": "hm"},
@@ -138,7 +168,9 @@ def test_a_file_of_several_models_needs_a_name(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"answers of 2 models \(m, n\)"):
             read_answers(path, name)
     alone = write(tmp_path / "y.jsonl", rows[:1])
-    assert read_answers(alone, "other").model == "m", "the name inside holds"
+    with pytest.raises(InputError, match=r"y\.jsonl holds answers of 'm' and none of 'other'"):
+        read_answers(alone, "other")
+    assert read_answers(alone, "m").model == read_answers(alone).model == "m"
     unnamed = write(tmp_path / "z.jsonl", [{"id": "a", "completion": "x"}])
     assert read_answers(unnamed, "told").model == "told"
 

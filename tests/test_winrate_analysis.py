@@ -314,6 +314,23 @@ def test_repeated_games_count_and_are_told() -> None:
     assert any(one.startswith("1 game is a second judgement") for one in results.remarks)
 
 
+def test_judges_of_both_kinds_weigh_differently_and_that_is_told_once() -> None:
+    judges, prompts = ["chat", "chat", "rm"] * 6, [n // 3 for n in range(18)]
+    same = {"judge": judges, "prompt": prompts, "question": prompts}
+    scores = [1.0, 0.0, 1.0] * 6
+
+    def said(positions: list[int]) -> list[str]:
+        results = analyse(duel(*scores, **same, position=positions), FAST, "b")
+        return [one for one in results.remarks if "taken together" in one]
+
+    assert said([1, -1, 0] * 6) == [
+        "where all judges are taken together, a chat judge (chat) counts two games per prompt and "
+        "an Arbiter (rm) one"
+    ]
+    assert said([1, -1, 1] * 6) == said([0, 0, 0] * 6) == []
+    assert not any("taken together" in one for one in analyse(duel(1.0, 0.0), FAST, "b").remarks)
+
+
 def test_agreements_are_of_all_judges_in_every_language(league: tuple[Outcomes, Results]) -> None:
     outcomes, results = league
     assert [(one.first, one.second, one.of) for one in results.agreements] == [

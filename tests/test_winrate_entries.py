@@ -14,7 +14,7 @@ from arbitrage import tables_leaderboard
 from arbitrage.errors import UsageError
 from arbitrage.standings import COLUMNS, Cell, Entry, Leaderboard, standing
 from arbitrage.stats import Moments
-from arbitrage.winrate.entries import with_win_rates
+from arbitrage.winrate.entries import SELECTED, _compared, with_win_rates
 from arbitrage.winrate.results import LANGUAGES, Results
 from browser import browser  # noqa: F401 - a fixture
 from winrate_results import CODES, EVIL, make_results
@@ -129,6 +129,64 @@ def test_evaluations_that_compare_share_a_column_but_no_model_is_in_it_twice() -
     assert "(one, two)." in board.notes[1]
     twice = with_win_rates(BOARD, [("one", EVALUATION), ("two", EVALUATION)])
     assert len(twice.extra) == 8
+
+
+def made(**prints: str) -> dict[str, Any]:
+    """What an evaluation writes of its parts, and of its questions."""
+    told: dict[str, Any] = {
+        name: {"kind": "any", "fingerprint": one} for name, one in prints.items()
+    }
+    return told | {"questions": prints["questions"]} if "questions" in prints else told
+
+
+MADE = {"gpt": "1", "judge-a": "2", "judge-b": "3", "questions": "4", "east-8b": "5"}
+
+
+@pytest.mark.parametrize("name", ["gpt", "judge-a", "judge-b", "questions"])
+def test_what_hides_behind_the_same_names_decides_too(name: str) -> None:
+    one = dataclasses.replace(EVALUATION, made_from=made(**MADE))
+    again = make_results({"trained": 0.4}, made_from=made(**MADE, trained="6"))
+    other = make_results({"trained": 0.4}, made_from=made(**{**MADE, name: "other"}))
+    assert len(with_win_rates(BOARD, [("one", one), ("two", again)]).extra) == 4
+    board = with_win_rates(BOARD, [("one", one), ("two", other)])
+    assert len(board.extra) == 8
+    assert rates(board)["", "trained"] is None
+    assert rates(board, "winrate_2")["", "trained"] is not None
+
+
+def test_of_all_against_all_every_model_decides_and_recorded_files_go_by_names() -> None:
+    rest = {"x": 0.6, "y": 0.4}
+    league = [make_results(rest, baseline="", made_from=made(x="1", y=one)) for one in ("2", "3")]
+    assert len({_compared(one) for one in league}) == 2
+    files = [{"judgements": ["a.jsonl"]}, {"judgements": ["b.jsonl"]}, None]
+    kept = {_compared(dataclasses.replace(EVALUATION, made_from=one)) for one in files}
+    assert len(kept) == 1
+
+
+def test_a_name_that_means_two_runs_gets_to_both_rows_with_its_own_figure() -> None:
+    entries = (*BOARD.entries, entry("selected", 2.0, "runs/second", "arbitrage"))
+    board = dataclasses.replace(BOARD, entries=entries)
+    one, two, three = (
+        make_results({"ours": rate}, made_from={"ours": {"run": run}})
+        for rate, run in ((0.7, "first"), (0.3, "second"), (0.6, "third"))
+    )
+    told = with_win_rates(board, [("one", one), ("two", two), ("three", three)])
+    found = rates(told)
+    assert len(told.extra) == 4, "they compare"
+    assert found["first", "selected"] == pytest.approx(mean_of(one, "ours")[0])
+    assert found["runs/second", "selected"] == pytest.approx(mean_of(two, "ours")[0])
+    assert found["", "third"] == pytest.approx(mean_of(three, "ours")[0])
+    assert ("", "ours") not in found
+    alike = dataclasses.replace(
+        board, entries=(*entries, entry("selected", 1.0, "new/second", SELECTED))
+    )
+    both = with_win_rates(alike, [("two", two)])
+    assert rates(both)["new/second", "selected"] == rates(both)["runs/second", "selected"]
+    assert "ours is in several runs (runs/second, new/second)" in both.notes[-1]
+    full = make_results({"new/second": 0.3}, made_from={"new/second": {"run": "second"}})
+    assert rates(with_win_rates(alike, [("two", full)]))["runs/second", "selected"] is None
+    away = make_results({"east-8b": 0.6}, made_from={"east-8b": {"run": "third/east-8b"}})
+    assert rates(with_win_rates(BOARD, [("one", away)]))["first", "east-8b"] is None
 
 
 def test_a_full_name_parts_rows_of_the_same_name() -> None:

@@ -37,13 +37,15 @@ SEVERAL = -1
 
 
 class Answer(NamedTuple):
-    """One row: `text` is none where the file says that there is no answer; `tokens` where told."""
+    """One row: `text` is none where the file says that there is no answer; `tokens` where told;
+    `turn`: the user's last, where a row tells the whole conversation."""
 
     ids: tuple[str, ...]
     language: str
     prompt: str
     text: str | None
     tokens: int | None
+    turn: str = ""
 
 
 @dataclass
@@ -54,22 +56,29 @@ class Places:
     by_id: dict[str, int] = field(default_factory=dict)
     by_prompt: dict[bytes, int] = field(default_factory=dict)
     languages: list[str] = field(default_factory=list)
+    asked: list[tuple[bytes, ...]] = field(default_factory=list)
 
     def find(self, prompt_id: str, user_id: str, language: str, text: str = "") -> int | None:
         """The number of the answer to a prompt: by an id in its language, then by an id that has
-        one answer, in no other language, then by the prompt's text."""
+        one answer, in no other language, then by the prompt's text. An answer of no language is to
+        one translation of a question: where its row tells the prompt, it is found by an id only if
+        that is `text`; without `text` nobody can tell, and the id is enough."""
         ids = [one for one in (prompt_id, user_id) if one]
         numbers = [self.by_language.get((one, language)) for one in ids]
-        alone = (self.by_id.get(one) for one in ids)
-        numbers += [one for one in alone if one is not None and self._may_be(one, language)]
+        numbers += [self.by_id.get(one) for one in ids]
+        told = _digest(_bare(text)) if text else None
+        numbers = [n for n in numbers if n is not None and self._may_be(n, language, told)]
         if text:
             numbers.append(self.by_prompt.get(_digest(text)))
         return next((one for one in numbers if one is not None and one != SEVERAL), None)
 
-    def _may_be(self, number: int, language: str) -> bool:
+    def _may_be(self, number: int, language: str, told: bytes | None) -> bool:
         if number == SEVERAL:
             return False
-        return not language or self.languages[number] in ("", language)
+        if own := self.languages[number]:
+            return not language or own == language
+        asked = self.asked[number]
+        return told is None or not asked or told in asked
 
 
 @dataclass(frozen=True)
@@ -110,8 +119,8 @@ def read_answers(
     """Reads a file. `model` says which answers are wanted where it holds those of several models,
     and names them where the file does not. `language` tells that of an id whose row does not.
 
-    Raises InputError for a row that is no answer, for two different answers to one prompt, and for
-    a file of several models, or of none.
+    Raises InputError for a row that is no answer, for two different answers to one prompt, for a
+    file of several models, or of none, and for one that names another model than is wanted.
     """
     found: dict[str, _Gathered] = {}
     for number, row in rows(path):
@@ -129,7 +138,12 @@ def read_answers(
             f"{path} holds answers of {len(found)} models ({names}); say which is meant, or give "
             "each a file of its own"
         )
-    name = model if model in found else next(iter(found))
+    only = next(iter(found))
+    if model and only and model not in found:
+        raise InputError(
+            f"{path} holds answers of {only!r} and none of {model!r}; name the model as its rows do"
+        )
+    name = model if model in found else only
     one = found[name or ""]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     name = name or model or path.stem
@@ -162,15 +176,25 @@ class _Gathered:
                 f"{where} is a second, different answer to {what!r:.80}; keep one of them"
             )
         if earlier:
+            self._also_asked(answer, earlier[0])
             return
         self.texts.append(answer.text)
         self.tokens.append(answer.tokens)
         places.languages.append(answer.language)
+        places.asked.append(_asked(answer))
         for key in keys:
             places.by_language[key] = new
             places.by_id[key[0]] = SEVERAL if key[0] in places.by_id else new
         if prompt is not None:
             places.by_prompt[prompt] = self._told_once(prompt, new)
+
+    def _also_asked(self, answer: Answer, number: int) -> None:
+        """The same answer to another text, as to a translation of the question."""
+        places = self.places
+        places.asked[number] = tuple(dict.fromkeys((*places.asked[number], *_asked(answer))))
+        if answer.prompt:
+            prompt = _digest(answer.prompt)
+            places.by_prompt[prompt] = self._told_once(prompt, number)
 
     def _told_once(self, prompt: bytes, new: int) -> int:
         """Two ids may ask the same; where their answers differ, the text alone tells neither."""
@@ -183,14 +207,14 @@ class _Gathered:
 def _answer(row: Row, where: str) -> Answer:
     """Any known form of row."""
     ids = tuple(dict.fromkeys(str(row[n]) for n in IDS if isinstance(row.get(n), str | int)))
-    prompt = _word(row, *PROMPTS)
+    prompt, last = _word(row, *PROMPTS), ""
     tokens = None
     for key in ("metadata", "conv_metadata"):
         if isinstance(row.get(key), dict):
             tokens = row[key].get("token_len", tokens)
     try:
         if isinstance(row.get("messages"), list):
-            prompt, text = _of_messages(row["messages"], prompt)
+            prompt, last, text = _of_messages(row["messages"], prompt)
         elif isinstance(row.get("choices"), list):
             turn = row["choices"][0]["turns"][-1]
             text, tokens = _plain(turn["content"]), turn.get("token_len", tokens)
@@ -207,15 +231,17 @@ def _answer(row: Row, where: str) -> Answer:
         prompt,
         text,
         tokens if whole else None,
+        last,
     )
 
 
-def _of_messages(messages: list[Row], prompt: str) -> tuple[str, str | None]:
-    """Prompt and answer of a conversation: the first user's turn and the last, the assistant's."""
-    asked = (_plain(one["content"]) for one in messages if one["role"] == "user")
+def _of_messages(messages: list[Row], prompt: str) -> tuple[str, str, str | None]:
+    """Prompt and answer of a conversation: the first user's turn and the last, the assistant's;
+    between them the user's last."""
+    asked = [_plain(one["content"]) or "" for one in messages if one["role"] == "user"] or [""]
     if messages[-1]["role"] != "assistant":
         raise KeyError("assistant")
-    return prompt or next(asked, None) or "", _plain(messages[-1]["content"])
+    return prompt or asked[0], asked[-1], _plain(messages[-1]["content"])
 
 
 def _plain(content: Any) -> str | None:
@@ -233,6 +259,17 @@ def _plain(content: Any) -> str | None:
 
 def _word(row: Row, *names: str) -> str:
     return next((row[name] for name in names if isinstance(row.get(name), str)), "")
+
+
+def _asked(answer: Answer) -> tuple[bytes, ...]:
+    """Digests of what a row says that was asked; none where it does not say."""
+    texts = dict.fromkeys(_bare(one) for one in (answer.prompt, answer.turn))
+    return tuple(_digest(text) for text in texts if text)
+
+
+def _bare(text: str) -> str:
+    """Whether files differ in white space alone says nothing of what was asked."""
+    return " ".join(text.split())
 
 
 def _digest(text: str) -> bytes:

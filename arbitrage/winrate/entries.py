@@ -1,9 +1,10 @@
 """Win rates as columns of a leaderboard, and as rows for models that are in no run. Pure.
 
 A row of a run is found by where the evaluation has the answers from, if that is a run; else by its
-name: `RUN/NAME`, or NAME alone; what a run selected by the run's name too. Invariant: a column
-holds rates against one opponent, as the same judges see them, over the same languages and with the
-same settings; evaluations that differ in that have a column each.
+name: `RUN/NAME`, or NAME alone; what a run selected by the run's name too. One name may mean
+answers of different runs in different evaluations. Invariant: a column holds rates against one
+opponent, as the same judges see them, over the same questions and languages and with the same
+settings; evaluations that differ in that have a column each.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arbitrage.standings import Column, Entry
 from arbitrage.winrate import telling
 from arbitrage.winrate.results import LANGUAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from arbitrage.standings import Leaderboard
     from arbitrage.winrate.results import Results
@@ -33,34 +34,41 @@ SELECTED = "arbitrage"
 Figures = dict[str, float | None]
 
 
+class _Model(NamedTuple):
+    """A model as an evaluation calls it, and the full name of its answers in a run, if they are of
+    one."""
+
+    name: str
+    source: str
+
+
 @dataclass
 class _Group:
     """What one column is of: evaluations that compare, and the figures of each model."""
 
     results: Results
     labels: list[str] = field(default_factory=list)
-    rates: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    rates: dict[_Model, tuple[float | None, ...]] = field(default_factory=dict)
 
 
 def with_win_rates(board: Leaderboard, found: Sequence[tuple[str, Results]]) -> Leaderboard:
     """The board with the win rates of some evaluations, each with the name of its file."""
     groups = _grouped(found)
     columns: list[Column] = []
-    figures: dict[str, Figures] = defaultdict(dict)
+    figures: dict[_Model, Figures] = defaultdict(dict)
     for place, group in enumerate(groups, 1):
         name = NAME if place == 1 else f"{NAME}_{place}"
         columns += _columns(name, group.results, alone=_is_alone(group, groups))
         for model, told in group.rates.items():
             keys = (name, f"{name}_low", f"{name}_high", f"{name}_controlled")
             figures[model] |= dict(zip(keys, told, strict=True))
-    sources = _sources(found)
-    mine = {model: _places(board.entries, sources.get(model, model), model) for model in figures}
+    mine = {model: _places(board.entries, model) for model in figures}
     entries = list(board.entries)
     for model, places in mine.items():
         for place in places:
             entries[place] = _with(entries[place], figures[model])
         if not places:
-            entries.append(Entry(model, "", KIND, figures=figures[model]))
+            entries.append(Entry(_own_name(model, figures), "", KIND, figures=figures[model]))
     notes = (*board.notes, *_notes(groups), *_lost(found), *_doubtful(board.entries, mine))
     return replace(board, entries=tuple(entries), notes=notes, extra=tuple(columns))
 
@@ -78,7 +86,7 @@ def _grouped(found: Sequence[tuple[str, Results]]) -> list[_Group]:
         twins = (
             group
             for other, group in groups
-            if other == key and not (set(group.rates) & set(rates)) - {results.baseline}
+            if other == key and not _shared(group.rates, rates) - {results.baseline}
         )
         group = next(twins, None)
         if group is None:
@@ -89,24 +97,43 @@ def _grouped(found: Sequence[tuple[str, Results]]) -> list[_Group]:
     return [group for _, group in groups]
 
 
+def _shared(one: Iterable[_Model], other: Iterable[_Model]) -> set[str]:
+    """The names of models that are in both."""
+    return {model.name for model in set(one) & set(other)}
+
+
 def _compared(results: Results) -> str:
-    """What has to be the same for rates to compare."""
+    """What has to be the same for rates to compare: names, and what stands behind them where that
+    is told."""
     whom = [results.baseline] if results.baseline else ["", *results.models]
+    behind = [_made(results, name, "fingerprint") for name in (*whom, *results.judges)]
     questions = (results.made_from or {}).get("questions")
-    told = [whom, results.judges, results.languages, results.settings, questions]
+    told: list[Any] = [whom, results.judges, behind, results.languages, results.settings]
+    told.append(questions if isinstance(questions, str) else None)
     return json.dumps(told, sort_keys=True, default=str)
 
 
-def _rates(results: Results) -> dict[str, tuple[float | None, ...]]:
+def _made(results: Results, name: str, key: str) -> str | None:
+    """What is told of where a model or a judge is from; none where nothing is."""
+    told: Any = (results.made_from or {}).get(name)
+    found = told.get(key) if isinstance(told, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _rates(results: Results) -> dict[_Model, tuple[float | None, ...]]:
     """Of each model: rate, ends of its interval, controlled rate; a baseline is at one half."""
-    found: dict[str, tuple[float | None, ...]] = {}
+    found: dict[_Model, tuple[float | None, ...]] = {}
     for row in telling.ranked(results):
         one = telling.averaged(results, row)
         controlled = one.controlled.value if one.controlled else None
-        found[row.model] = tuple(map(_known, (*one.rate, controlled)))
+        found[_model(results, row.model)] = tuple(map(_known, (*one.rate, controlled)))
     if results.baseline and found:
-        found[results.baseline] = (telling.EVEN, None, None, None)
+        found[_model(results, results.baseline)] = (telling.EVEN, None, None, None)
     return found
+
+
+def _model(results: Results, name: str) -> _Model:
+    return _Model(name, _made(results, name, "run") or "")
 
 
 def _known(value: float | None) -> float | None:
@@ -163,33 +190,36 @@ def _lost(found: Sequence[tuple[str, Results]]) -> Iterator[str]:
             yield f"{label}: {told}"
 
 
-def _sources(found: Sequence[tuple[str, Results]]) -> dict[str, str]:
-    """The full names of models whose answers are a run's."""
-    return {
-        model: told["run"]
-        for _, results in found
-        for model, told in (results.made_from or {}).items()
-        if isinstance(told, dict) and isinstance(told.get("run"), str)
-    }
+def _own_name(model: _Model, models: Iterable[_Model]) -> str:
+    """What a row of its own is called: where a name means several models, by the run."""
+    alike = sum(one.name == model.name for one in models)
+    return model.source if model.source and alike > 1 else model.name
 
 
-def _places(entries: Sequence[Entry], source: str, model: str) -> list[int]:
-    """The rows that a model of an evaluation is: by the full name, else by the name alone."""
-    full = [place for place, one in enumerate(entries) if {source, model} & {*_full_names(one)}]
-    return full or [place for place, one in enumerate(entries) if model == one.name]
+def _places(entries: Sequence[Entry], model: _Model) -> list[int]:
+    """The rows that a model of an evaluation is: by the run of its answers, by its full name, or,
+    where its answers are of no run, by the name alone. Of runs that are called alike the full name
+    tells which."""
+    full = [at for at, one in enumerate(entries) if model.name in _full_names(one)]
+    if model.source:
+        own = [at for at, one in enumerate(entries) if model.source in _full_names(one, short=True)]
+        return [at for at in own if at in full] or own or full
+    return full or [at for at, one in enumerate(entries) if model.name == one.name]
 
 
-def _full_names(entry: Entry) -> tuple[str, ...]:
-    own = f"{entry.run}/{entry.name}"
-    return (own, entry.run) if entry.kind == SELECTED else (own,)
+def _full_names(entry: Entry, *, short: bool = False) -> tuple[str, ...]:
+    """With the run's name, or in short with the last part of that, as evaluations tell it."""
+    run = entry.run.rstrip("/").rpartition("/")[2] if short else entry.run
+    own = f"{run}/{entry.name}"
+    return (own, run) if entry.kind == SELECTED else (own,)
 
 
-def _doubtful(entries: Sequence[Entry], found: dict[str, list[int]]) -> Iterator[str]:
+def _doubtful(entries: Sequence[Entry], found: dict[_Model, list[int]]) -> Iterator[str]:
     """Names that are those of rows of several runs."""
     for model, places in found.items():
         if len(places) > 1:
             runs = ", ".join(entries[place].run for place in places)
             yield (
-                f"{model} is in several runs ({runs}) and each shows its win rate; call the models "
-                "of an evaluation RUN/NAME to tell them apart."
+                f"{model.name} is in several runs ({runs}) and each shows its win rate; call the "
+                "models of an evaluation RUN/NAME to tell them apart."
             )

@@ -41,7 +41,9 @@ class Styles(dict[str, list[Styled]]):
     def of(self, model: str, question: str, language: str) -> NDArray[np.float64]:
         """Features and tokens of an answer, all nan where it is not known."""
         for file in self.get(model, ()):
-            number = file.places.find(question, "", language, question)
+            number = file.places.find(question, "", language)
+            if number is None:  # what names a question is its text with some tools
+                number = file.places.find("", "", language, question)
             if number is not None:
                 counts: NDArray[np.float64] = file.counts[number]
                 return counts

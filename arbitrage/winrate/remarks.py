@@ -35,6 +35,7 @@ def remarks_on(
     """All of them, what concerns everything first."""
     return (
         *_of_games(settled),
+        *_of_judges(outcomes),
         *_of_strengths(outcomes, settled),
         *_of_control(outcomes, settled, choices, unidentified),
         *_of_rows(rows, outcomes.judges),
@@ -69,6 +70,21 @@ def _games(number: int) -> str:
 
 def _are(number: int) -> str:
     return "is" if number == 1 else "are"
+
+
+def _of_judges(outcomes: Outcomes) -> Iterator[str]:
+    """That judges of both kinds do not weigh the same where they are taken together."""
+    places = outcomes.position != 0
+    ordered = np.unique(outcomes.judge[places])
+    blind = np.setdiff1d(np.unique(outcomes.judge), ordered)
+    if len(ordered) and len(blind):
+        chat, arbiters = (
+            listed([outcomes.judges[one] for one in some]) for some in (ordered, blind)
+        )
+        yield (
+            f"where all judges are taken together, a chat judge ({chat}) counts two games per "
+            f"prompt and an Arbiter ({arbiters}) one"
+        )
 
 
 def _of_strengths(outcomes: Outcomes, settled: Settled) -> Iterator[str]:
