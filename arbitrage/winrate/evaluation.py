@@ -104,7 +104,7 @@ def summed_up(planner: ContestPlanner, store: Store, loaded: Loaded) -> Results 
         config.analysis,
         contest.baseline,
         failures=found.failures,
-        remarks=caveats_of(found, contest),
+        remarks=caveats_of(found, contest, store),
         made_from={**made_from(contest), "questions": _questions(planner)},
     )
 
