@@ -39,10 +39,12 @@ LEGEND = (
 )
 MEANING = (
     "win rate: wins and half of the ties, strong ones with their weight; controlled: the same at "
-    "equal style and even positions; points: the rate less the opponent's; gain: relative to it; "
-    "flips: prompts whose verdict follows the position"
+    "equal style and neither shown first; points: the rate less the opponent's; gain: relative to "
+    "it; flips: prompts whose verdict follows the position"
 )
 UNKNOWN = "?"
+WIDEST = 0.5
+"""Interval of a rate that is still told by itself."""
 CUT = ".."
 """What stands for the rest of a name that is cut, in any encoding."""
 
@@ -199,7 +201,10 @@ def _rate(estimate: Estimate) -> Text:
 
 
 def _plain_rate(estimate: Estimate | None) -> str:
-    return UNKNOWN if estimate is None else _percent(estimate.value)
+    """Without an interval beside it, so only where that is no more than half of all there is."""
+    if estimate is None or estimate.high - estimate.low > WIDEST:
+        return UNKNOWN
+    return _percent(estimate.value)
 
 
 def _percent(value: float, digits: int = 1) -> str:

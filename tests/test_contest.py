@@ -497,3 +497,10 @@ def test_holes_that_nobody_can_fill_are_not_asked_for_again(folder: Path) -> Non
     config = make_contest(folder, {"mine": {"answers": str(path)}, "b": model("b")})
     assert results_of(play(config)).row("mine", "b").missing > 100
     assert play(config, again=True).done == []
+
+
+def test_a_bad_file_of_answers_is_refused_before_anything_is_asked(folder: Path) -> None:
+    path = folder / "bad.jsonl"
+    path.write_text('{"id": "q1", "output": "x"}\nno json\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"models\.mine: .*bad\.jsonl, row 2"):
+        contest_of(make_contest(folder, {"mine": {"answers": str(path)}, "b": model("b")}))

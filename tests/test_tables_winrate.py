@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from arbitrage.tables_winrate import of_results
+from arbitrage.tables_winrate import _plain_rate, of_results
 from arbitrage.winrate import telling
 from arbitrage.winrate.results import ALL, LANGUAGE, Estimate, Results, read_results, results_from
 from winrate_results import CODES, EVIL, make_results, make_row, recorded
@@ -301,3 +301,9 @@ def test_long_names_that_begin_alike_are_told_apart_by_their_ends() -> None:
     for size in ("1b", "3b", "70b"):
         assert f"-{size}-instruct" in text
     assert "a-family-of-models" not in text.split("model ")[1].split("by language")[0]
+
+
+def test_a_controlled_rate_that_could_be_anything_is_not_told_without_its_interval() -> None:
+    assert _plain_rate(Estimate(0.995, 0.03, 1.0)) == "?"
+    assert _plain_rate(Estimate(0.6, 0.5, 0.7)) == "60.0%"
+    assert _plain_rate(None) == "?"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from arbitrage.stats.simulation import World, simulate
+from arbitrage.winrate.analysis import analyse
 from arbitrage.winrate.caveats import caveats_of
+from arbitrage.winrate.choices import AnalysisConfig
 from arbitrage.winrate.gathering import gathered
 from contest_harness import contest_in, make_contest, model, play, questions
 from harness import write_prompts
@@ -50,3 +54,18 @@ def test_questions_of_sources_as_they_were_are_counted(tmp_path: Path) -> None:
     assert told(tmp_path) == [f"{one} give `evaluation:` a new folder"]
     write_prompts(tmp_path / "questions.jsonl", rows[:15])
     assert told(tmp_path)[0].startswith("9 questions are of sources as they were before, and count")
+
+
+def test_verdicts_that_are_missing_in_one_order_are_told() -> None:
+    world = World(
+        strengths={"a": 0.3, "base": 0.0}, baseline="base", questions=200, first_shown=0.5
+    )
+    choices = AnalysisConfig(resamples=0)
+
+    def told(**lost: float) -> list[str]:
+        outcomes = simulate(replace(world, **lost), seed=1)  # type: ignore[arg-type]
+        remarks = analyse(outcomes, choices, "base").remarks
+        return [one for one in remarks if "missing in one order" in one]
+
+    assert told(missing=0.3) == []
+    assert len(told(missing_second=0.4)) == 1

@@ -87,7 +87,7 @@ const winrate = (() => {
     find("wr-bars").setAttribute("role", "list");
     replace(find("wr-bars"), found.length ? [axis(scale), found.map((one) => bar(one, scale))]
       : element("p", { class: "muted" }, "There is no game of this choice."));
-    const how = state.rate === "rate" ? "wins and half of the ties, strong ones with their weight" : "at equal style and even positions";
+    const how = state.rate === "rate" ? "wins and half of the ties, strong ones with their weight" : "at equal style and neither shown first";
     find("wr-bars-legend").textContent = `Win rate against ${againstName(state.against)}, as ${judgeName(state.judge)} see${state.judge ? "s" : ""} it: ${how}; 95 % intervals over questions. The dashed line is 50 %.`;
   }
 

@@ -153,7 +153,7 @@ def _columns(name: str, results: Results, *, alone: bool) -> Iterator[Column]:
     yield Column(name, title, "share", 1, about=about)
     yield Column(f"{name}_low", f"{title}, low", "share", 1, about="of its 95 % interval")
     yield Column(f"{name}_high", f"{title}, high", "share", 1, about="of its 95 % interval")
-    controlled = "the same at equal style and even positions"
+    controlled = "the same at equal style and neither shown first"
     yield Column(f"{name}_controlled", f"controlled {whom}", "share", 1, about=controlled)
 
 

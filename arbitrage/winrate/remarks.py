@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arbitrage.stats.outcomes import UNKNOWN
 from arbitrage.stats.strengths import islands
 from arbitrage.winrate.results import ALL, CATEGORY, EVERYONE, LANGUAGE
 from arbitrage.winrate.scopes import chosen_styles
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from arbitrage.winrate.choices import AnalysisConfig
     from arbitrage.winrate.results import Row
 
+LEAST_LOST = 10
+"""Games without a verdict of which it can be said that they are of one order."""
 NAMED = 5
 """How many names a sentence tells."""
 
@@ -36,6 +39,7 @@ def remarks_on(
     return (
         *_of_games(settled),
         *_of_judges(outcomes),
+        *_of_orders(outcomes),
         *_of_strengths(outcomes, settled),
         *_of_control(outcomes, settled, choices, unidentified),
         *_of_rows(rows, outcomes.judges),
@@ -49,6 +53,24 @@ def listed(names: Sequence[str], most: int = NAMED) -> str:
     if len(names) > most:
         return f"{', '.join(some)} and {len(names) - most} more"
     return " and ".join([", ".join(some[:-1]), some[-1]] if len(some) > 1 else some)
+
+
+def _of_orders(outcomes: Outcomes) -> Iterator[str]:
+    """Judges whose verdicts are missing more often in one order than chance makes them."""
+    lost = np.isnan(outcomes.score) & (outcomes.position != UNKNOWN)
+    pair = outcomes.first * len(outcomes.models) + outcomes.second
+    for number, judge in enumerate(outcomes.judges):
+        mine = lost & (outcomes.judge == number)
+        _, place = np.unique(pair[mine], return_inverse=True)
+        several = np.bincount(place)
+        apart = np.abs(np.bincount(place, outcomes.position[mine]))
+        uneven = (several >= LEAST_LOST) & (apart > 3 * np.sqrt(several))
+        if uneven.any():
+            yield (
+                f"verdicts of {judge} are missing in one order more often than in the other "
+                f"({int(several[uneven].sum())} games): where it likes a position the plain win "
+                "rate leans; the controlled one, or `missing: prompt`, does not"
+            )
 
 
 def _of_games(settled: Settled) -> Iterator[str]:

@@ -38,14 +38,14 @@ class Row:
 
     `scope` and `of` say on which prompts: `of` is the language's code or the category's name.
     `rate`: wins and half of the ties among all games, strong ones with their weight. `controlled`:
-    the same as it would be with answers of equal style and even positions, none where nothing was
-    controlled, or no games of known style join the models. `points`: the rate less the opponent's,
-    in [-1, 1]. `gain`: the rate relative to the opponent's, less 1, nan where that has none.
-    `strength`: Bradley-Terry's, in log-odds over the baseline, or over the mean of all models
-    without one; none where it was not fitted.
-    `prompts`: with a verdict. `games`: with a verdict, unweighted; wins, ties and losses, strong
-    ones among them, are theirs. `missing`: games without a verdict. `flipped`: prompts whose
-    verdict favours the same position in both orders; `both`: prompts that were judged in both.
+    the same as it would be with answers of equal style and neither shown first, none where nothing
+    was controlled, or no games of known style join the models. `points`: the rate less the
+    opponent's, in [-1, 1]. `gain`: the rate relative to the opponent's, less 1, nan where that has
+    none. `strength`: Bradley-Terry's, in log-odds over the baseline, or over the mean of all models
+    without one; none where it was not fitted. `prompts`: with a verdict. `games`: with a verdict,
+    unweighted; wins, ties and losses, strong ones among them, are theirs. `missing`: games without
+    a verdict. `flipped`: prompts whose verdict favours the same position in both orders; `both`:
+    prompts that were judged in both.
     """
 
     judge: str

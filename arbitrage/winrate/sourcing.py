@@ -41,9 +41,14 @@ class Asked(NamedTuple):
 
 def source_identity(place: str, block: AnswersFile | FromRun) -> dict[str, Any]:
     """What names answers: a file's content, or which files of a run they are in. `place` is where
-    the model stands in the config. Raises ConfigError where there are none."""
+    the model stands in the config. Raises ConfigError where there are none, or no good ones."""
     if isinstance(block, AnswersFile):
-        return {"answers": _content_of(place, block.answers), "model": block.model}
+        content = _content_of(place, block.answers)
+        try:
+            _answers(block.answers, block.model, content)
+        except ArbitrageError as error:
+            raise ConfigError(f"{place}: {error}") from error
+        return {"answers": content, "model": block.model}
     try:
         store, files = _files_of(block)
         owner = files[0].rpartition("/")[0].rpartition("-")[2]
