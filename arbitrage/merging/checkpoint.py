@@ -1,0 +1,165 @@
+"""A model folder as a merge sees it: config, tokenizer, and the headers of its safetensors files.
+
+Nothing here reads a weight until it is asked for a block of one, and no architecture is known: a
+tensor is its name, shape and dtype. An output layer that the config ties to the input is no tensor
+of its own, and is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arbitrage import weights
+from arbitrage.errors import ConfigError, InputError
+from arbitrage.identity import digest, fingerprint
+from arbitrage.merging.numbers import SIZES, read_bytes, to_float32
+from arbitrage.weights import INPUTS, OUTPUT, Weight
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from arbitrage.merging.config import MergedModel
+    from arbitrage.merging.methods import Array
+
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model's folder: tensors by name, and how it is called in the merge."""
+
+    name: str
+    folder: Path
+    tensors: dict[str, Weight]
+    config: dict[str, Any]
+    tied: tuple[str, ...] = ()
+    """Names of tensors that are left out, as they are others once more."""
+
+    @cached_property
+    def starts(self) -> dict[str, int]:
+        """Where the data begins in each file, in bytes."""
+        files = {weight.file for weight in self.tensors.values()}
+        return {name: 8 + _header_length(self.folder / name) for name in files}
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Rows of the embedding, as the config tells it."""
+        size = self.config.get("vocab_size", self.text_config.get("vocab_size"))
+        return size if isinstance(size, int) else None
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The part of the config about text, of models that see pictures too."""
+        told = self.config.get("text_config")
+        return told if isinstance(told, dict) else {}
+
+    def read(self, name: str, start: int, count: int) -> Array:
+        """A run of elements of a tensor as float32. Raises OSError, EOFError."""
+        weight = self.tensors[name]
+        return to_float32(self.read_raw(name, start, count), weight.dtype)
+
+    def read_raw(self, name: str, start: int, count: int) -> NDArray[np.uint8]:
+        """A run of elements of a tensor as bytes. Raises OSError, EOFError."""
+        weight = self.tensors[name]
+        size = SIZES[weight.dtype]
+        place = self.starts[weight.file] + weight.start + start * size
+        return read_bytes(self.folder / weight.file, place, count * size)
+
+    def stamp(self) -> str:
+        """What the folder's files were when they were looked at: names, sizes, times."""
+        found = []
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and not path.name.startswith("."):
+                state = path.stat()
+                found.append([path.name, state.st_size, state.st_mtime_ns, state.st_ino])
+        return fingerprint([os.fspath(self.folder.resolve()), found])
+
+    @cached_property
+    def shape_digest(self) -> str:
+        """Of names, shapes and dtypes of all tensors: equal for models of one architecture."""
+        told = [[w.name, w.dtype, list(w.shape)] for w in self.tensors.values()]
+        return digest(json.dumps(told).encode())
+
+
+def open_checkpoint(name: str, model: MergedModel) -> Checkpoint:
+    """A model of a merge. Raises ConfigError where it is not there, InputError where it is broken
+    or holds no safetensors files."""
+    folder = _folder(name, model)
+    found = weights.weights(folder)
+    if not found:
+        raise InputError(f"{name}: {_lacking(folder)}")
+    config = _json(folder / CONFIG)
+    tied = _tied(found, config)
+    return Checkpoint(name, folder, {w.name: w for w in found if w.name not in tied}, config, tied)
+
+
+def _folder(name: str, model: MergedModel) -> Path:
+    folder = Path(model.model).expanduser()
+    if folder.is_dir():
+        return folder
+    if model.model.startswith(("/", ".", "~")):
+        raise ConfigError(f"{name}: there is no model folder {model.model}")
+    return _from_hub(name, model)
+
+
+def _from_hub(name: str, model: MergedModel) -> Path:
+    """A model's snapshot in the hub's cache, which is filled where the hub can be reached."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                model.model, revision=model.revision, allow_patterns=list(HUB_FILES)
+            )
+        )
+    except HFValidationError as error:
+        raise ConfigError(f"{name}: there is no model folder {model.model}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name}: {model.model} is no folder here, and could not be had from the hub "
+            f"({type(error).__name__}); fetch it, or give a folder"
+        ) from error
+
+
+def _lacking(folder: Path) -> str:
+    """Why a folder without safetensors files cannot be merged."""
+    if any(True for pattern in PICKLES for _ in folder.glob(pattern)):
+        return f"{folder} has pickled weights only; save them as safetensors, then merge"
+    return f"{folder} has no safetensors files"
+
+
+def _tied(found: list[Weight], config: dict[str, Any]) -> tuple[str, ...]:
+    """Output layers that the config says are the input once more."""
+    text = config.get("text_config")
+    nested = text if isinstance(text, dict) else {}
+    if not config.get("tie_word_embeddings", nested.get("tie_word_embeddings", False)):
+        return ()
+    inputs = {weight.shape for weight in found if weight.name.endswith(INPUTS)}
+    return tuple(w.name for w in found if w.name.endswith(OUTPUT) and w.shape in inputs)
+
+
+def _header_length(path: Path) -> int:
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON; fetch it again") from error
+    if not isinstance(told, dict):
+        raise InputError(f"{path} should hold a JSON object")
+    return told

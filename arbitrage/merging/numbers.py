@@ -1,0 +1,72 @@
+"""Numbers of checkpoints as float32 and back: bfloat16, which numpy does not know, float16, float32.
+
+Reads and writes runs of elements at their place in a file, so that nothing larger than a block is
+in memory. Everything is little-endian, as safetensors is. Rounding is to the nearest, ties to even.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from arbitrage.merging.methods import Array
+
+BLOCK = 1 << 20
+"""Elements of a block. What a method's answer must not depend on."""
+
+SIZES = {
+    **{"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4},
+    **{"BF16": 2, "F16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1},
+}
+"""Bytes of one element by the dtype's name in a header; those of other names are not merged."""
+
+FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+"""Those that are merged, as numpy reads them."""
+
+NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+LONG_NAMES = {short: long for long, short in NAMES.items()}
+HALF = np.uint32(0x7FFF)
+
+
+def read_bytes(path: Path, place: int, count: int) -> NDArray[np.uint8]:
+    """Some bytes of a file. Raises OSError, EOFError where the file is shorter than it says."""
+    found = np.fromfile(path, np.uint8, count, offset=place)
+    if len(found) < count:
+        raise EOFError(f"{path} ends {count - len(found):,} bytes too early; fetch it again")
+    return found
+
+
+def to_float32(raw: NDArray[np.uint8], dtype: str) -> Array:
+    """The numbers of some bytes; exact but for float64."""
+    stored: NDArray[Any] = raw.view(FLOATS[dtype])
+    if dtype == "BF16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32, copy=False)
+
+
+def from_float32(values: Array, dtype: str) -> NDArray[Any]:
+    """Numbers as they are stored."""
+    if dtype != "BF16":
+        with np.errstate(over="ignore"):  # what is too large is told by whoever looks for it
+            return values.astype(FLOATS[dtype], copy=False)
+    bits = values.view(np.uint32)
+    rounded = (bits + HALF + ((bits >> 16) & np.uint32(1))) >> 16
+    stored = rounded.astype(np.uint16)
+    nan = np.isnan(values)
+    if nan.any():
+        stored[nan] = 0x7FC0
+    return stored
+
+
+def write_at(handle: int, data: NDArray[Any], place: int) -> None:
+    """All bytes of an array at a place in a file. Raises OSError."""
+    view = memoryview(np.ascontiguousarray(data)).cast("B")
+    while view:
+        written = os.pwrite(handle, view, place)
+        view, place = view[written:], place + written
