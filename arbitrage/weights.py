@@ -78,7 +78,7 @@ def header(path: Path) -> list[Weight]:
         return [_weight(name, one, path) for name, one in told.items() if name != "__metadata__"]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is no safetensors file: its header is not as it should be") from (
             error
         )

@@ -24,12 +24,13 @@ STORY = (
     (
         *("errors", "records", "languages", "stats", "usage", "pulse", "speeds", "page", "lots"),
         *("pace", "amounts", "rivals", "stats.outcomes", "winrate", "escapes", "stats.strengths"),
-        *("winrate.style",),
+        *("winrate.style", "merging", "merging.methods", "merging.reasons"),
     ),
     (
         *("identity", "blocks", "deadline", "files", "writing", "phrases", "columns", "combine"),
         *("ranking", "weights", "exports", "shown", "winrate.results", "stats.resampling"),
         *("stats.tallies", "winrate.recorded_files", "stats.simulation", "winrate.recorded_forms"),
+        *("merging.numbers", "merging.sparsity"),
     ),
     (
         *("sourcecode", "rules", "standings", "datafolder", "fields", "winrate.choices"),
@@ -41,15 +42,15 @@ STORY = (
         *("measures", "winrate.entries", "winrate.scopes"),
     ),
     ("config", "gates", "directions", "selection", "card", "diversity", "winrate.remarks"),
-    ("judging", "fusion", "advice", "winrate.config", "winrate.analysis"),
-    ("components",),
-    ("resolve", "routers.protocol"),
-    ("routers.lifts",),
+    ("judging", "fusion", "advice", "winrate.config", "winrate.analysis", "merging.config"),
+    ("components", "merging.schedule", "merging.checkpoint"),
+    ("resolve", "routers.protocol", "merging.likeness", "merging.room", "merging.vocabulary"),
+    ("routers.lifts", "merging.configs", "merging.fitting"),
     (
         *("routers.everyone", "routers.fixed", "routers.drawn", "routers.learned"),
-        *("routers.cascade", "routers.adaptive"),
+        *("routers.cascade", "routers.adaptive", "merging.tokenizing"),
     ),
-    ("configfile", "store", "sources", "validation", "engines", "routers"),
+    ("configfile", "store", "sources", "validation", "engines", "routers", "merging.preflight"),
     (
         *("prompts", "arbiter", "plan", "lineup", "placement", "reading", "winrate.games"),
         *("winrate.loading", "winrate.answer_files"),
@@ -86,7 +87,7 @@ STORY = (
     (
         *("tables_plan", "tables_arbiter", "tables_gates", "tables_route", "terminal"),
         *("tables_leaderboard", "tables_export", "tables_diff", "winrate_page", "tables_winrate"),
-        *("tables_outlook",),
+        *("tables_outlook", "tables_merge"),
     ),
     ("tables_state", "tables_inspect", "cli_judgements", "report", "cli_winrate"),
     (
@@ -101,7 +102,7 @@ LAYERS = {module: layer for layer, modules in enumerate(STORY) for module in mod
 FAMILIES = ("engines", "routers")
 """Folders of interchangeable things; a member knows its folder's `__init__` and its helpers."""
 
-CHAPTERS = ("stats", "winrate")
+CHAPTERS = ("stats", "winrate", "merging")
 """Folders that are a part of the story: each of their modules has a place in the table itself."""
 
 HELPERS = {

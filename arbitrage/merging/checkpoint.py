@@ -94,6 +94,11 @@ def open_checkpoint(name: str, model: MergedModel) -> Checkpoint:
     """A model of a merge. Raises ConfigError where it is not there, InputError where it is broken
     or holds no safetensors files."""
     folder = _folder(name, model)
+    if (folder / ADAPTER).is_file() and _is_adapter(folder):
+        raise InputError(
+            f"{name}: {folder} holds an adapter (LoRA, say), not a model; merge it into its base "
+            "first (PEFT: `merge_and_unload()`, then `save_pretrained`)"
+        )
     found = weights.weights(folder)
     if not found:
         raise InputError(f"{name}: {_lacking(folder)}")
@@ -118,9 +123,7 @@ def _from_hub(name: str, model: MergedModel) -> Path:
 
     try:
         return Path(
-            snapshot_download(
-                model.model, revision=model.revision, allow_patterns=list(HUB_FILES)
-            )
+            snapshot_download(model.model, revision=model.revision, allow_patterns=list(HUB_FILES))
         )
     except HFValidationError as error:
         raise ConfigError(f"{name}: there is no model folder {model.model}") from error
@@ -129,6 +132,11 @@ def _from_hub(name: str, model: MergedModel) -> Path:
             f"{name}: {model.model} is no folder here, and could not be had from the hub "
             f"({type(error).__name__}); fetch it, or give a folder"
         ) from error
+
+
+def _is_adapter(folder: Path) -> bool:
+    """Whether the only weights are those of an adapter."""
+    return all(path.name.startswith("adapter_") for path in folder.glob("*.safetensors"))
 
 
 def _lacking(folder: Path) -> str:
@@ -158,7 +166,7 @@ def _json(path: Path) -> dict[str, Any]:
         told = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON; fetch it again") from error
     if not isinstance(told, dict):
         raise InputError(f"{path} should hold a JSON object")

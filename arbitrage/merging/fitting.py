@@ -1,0 +1,170 @@
+"""Whether what a merge is told fits its models: patterns that fit nothing, weights that cancel.
+
+Pure over names of tensors and the config; folders are compared by their place. Whatever would merge
+nothing, divide by nothing, or count one model twice is a reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from arbitrage.merging.checkpoint import Checkpoint
+from arbitrage.merging.config import BASE, MergeConfig, Setting
+from arbitrage.merging.likeness import merged_tensors
+from arbitrage.merging.methods import METHODS
+from arbitrage.merging.reasons import Finding, Reason, counted, joined, kind_of, kinds
+from arbitrage.merging.schedule import depths, unfit, values_of
+
+NOTHING = 1e-6
+"""A sum of weights is nothing from this part of their size on: what is left is rounding."""
+
+
+class Told(NamedTuple):
+    """A setting, where it stands in the config, and whom it is about."""
+
+    place: str
+    setting: Setting
+    models: tuple[str, ...]
+
+
+def fitting(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    """Patterns, weights and densities against the tensors that are merged."""
+    names = merged_tensors(checkpoints[config.carrier])
+    places = depths(names)
+    for name in ("weight", "density", "t"):
+        if name in METHODS[config.method].settings:
+            for told in settings(config, name):
+                yield from _patterns(told, names)
+    if "weight" in METHODS[config.method].settings:
+        yield from _weights(config, places)
+    if "density" in METHODS[config.method].settings:
+        yield from _densities(config, places)
+    if config.scale == 0:
+        yield "scale is 0, so that the result is the base"
+
+
+def settings(config: MergeConfig, name: str) -> list[Told]:
+    """What is told of weight, density or t: by each model, and for those that say nothing."""
+    own = {key: getattr(model, name, None) for key, model in config.models.items()}
+    silent = tuple(key for key, setting in own.items() if setting is None)
+    found = [
+        Told(f"models.{key}.{name}", told, (key,)) for key, told in own.items() if told is not None
+    ]
+    default = getattr(config, name)
+    if silent or default != type(config).model_fields[name].default:
+        found.append(Told(name, default, silent))
+    return found
+
+
+def _patterns(told: Told, names: list[str]) -> Iterator[Finding]:
+    """Patterns that fit nothing, tensors that nothing fits, settings that nobody takes."""
+    if not told.models:
+        yield Reason(
+            "settings", told.place, "every model has its own, so that this changes nothing; drop it"
+        )
+        return
+    if not isinstance(told.setting, dict):
+        return
+    wrong = unfit(told.setting, names)
+    for pattern in wrong:
+        yield Reason(
+            "settings",
+            f"{told.place}: {pattern}",
+            "this pattern fits no tensor, or only such as one before it fits; "
+            + _nearest(pattern, names),
+        )
+    fit = values_of(told.setting, dict.fromkeys(names))
+    left = [name for name in names if name not in fit]
+    if left:
+        yield Reason(
+            "settings",
+            told.place,
+            f"no pattern fits {counted(len(left), 'tensor')} ({kinds(left)}); end it with "
+            '`"*": VALUE` for all others',
+        )
+
+
+def _nearest(pattern: str, names: list[str]) -> str:
+    known = sorted({kind_of(name) for name in names})
+    near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.3) or known[:1]
+    return f"tensors are named as {near[0]}" if near else "there is nothing to merge"
+
+
+def _values(
+    config: MergeConfig, name: str, places: Mapping[str, float | None]
+) -> dict[str, dict[str, float]]:
+    """A setting's values by model and tensor."""
+    return {
+        model: found
+        for told in settings(config, name)
+        for found in [values_of(told.setting, places)]
+        for model in told.models
+    }
+
+
+def _weights(config: MergeConfig, places: Mapping[str, float | None]) -> Iterator[Finding]:
+    """Weights that come to nothing."""
+    values = _values(config, "weight", places)
+    nothing, cancelled = [], []
+    for name in places:
+        found = [values[model][name] for model in config.models if name in values[model]]
+        size = sum(map(abs, found))
+        if found and size == 0:
+            nothing.append(name)
+        elif abs(sum(found)) <= NOTHING * size:
+            cancelled.append(name)
+    for model, told in values.items():
+        if told and not any(told.values()) and len(nothing) < len(places):
+            yield f"{model} counts nowhere, as its weight is 0"
+    if nothing and (config.is_normalized or not METHODS[config.method].needs_base):
+        yield Reason(
+            "weights",
+            joined([*config.models]),
+            f"all are 0 for {counted(len(nothing), 'tensor')} ({kinds(nothing)}); give a weight to "
+            "at least one model",
+        )
+    elif nothing:
+        yield f"all weights of {kinds(nothing)} are 0, so that they stay the base's"
+    if cancelled and config.is_normalized:
+        yield Reason(
+            "weights",
+            joined([*config.models]),
+            f"they add up to 0 for {counted(len(cancelled), 'tensor')} ({kinds(cancelled)}), and "
+            "are divided by that sum; change them, or set `normalize: false`",
+        )
+
+
+def _densities(config: MergeConfig, places: Mapping[str, float | None]) -> Iterator[Finding]:
+    """Densities that keep nothing."""
+    for told in settings(config, "density"):
+        found = [name for name, value in values_of(told.setting, places).items() if value == 0]
+        if found and told.models:
+            yield Reason(
+                "settings",
+                told.place,
+                f"a density of 0 keeps nothing of {counted(len(found), 'tensor')} "
+                f"({kinds(found)}); drop the model, or give it a weight of 0 there",
+            )
+
+
+def distinctness(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    """Folders that are listed twice."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, checkpoint in checkpoints.items():
+        found[str(checkpoint.folder.resolve())].append(name)
+    for folder, who in found.items():
+        models = [name for name in who if name != BASE]
+        if len(models) > 1:
+            yield Reason(
+                "models", joined(models), f"all are {folder}; list a model once, with more weight"
+            )
+        if BASE in who and models and config.base is not None:
+            yield Reason(
+                "models",
+                joined(models),
+                f"it is the base's folder ({folder}), so that there is nothing that it learned; "
+                "list what was trained from the base",
+            )

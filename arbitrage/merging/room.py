@@ -1,0 +1,128 @@
+"""How much a merge reads, writes and holds, and how much room there is: bytes, from headers alone.
+
+What it needs is an estimate from above: blocks that are held at once, headers, and tokenizers. What
+cannot be found out about the machine is none, and stops nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from arbitrage.amounts import size
+from arbitrage.merging.checkpoint import Checkpoint
+from arbitrage.merging.config import MergeConfig
+from arbitrage.merging.numbers import BLOCK, FLOATS, NAMES, SIZES
+from arbitrage.merging.reasons import Finding, Reason
+
+FIXED = 200_000_000
+"""Bytes of the process itself, with its libraries."""
+PER_TENSOR = 1_000
+"""Bytes of a tensor's name, shape and place in memory."""
+PER_TOKEN = 300
+"""Bytes of a token and its row in memory, while vocabularies are compared."""
+WORKING = 6
+"""Arrays of a block that a method makes beside those of the models."""
+SPARE = 0.01
+"""Of the output, for headers and the tokenizer's files."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes, and what there is of the result. `disk_free` and `memory_free`: none where unknown."""
+
+    tensors: int
+    parameters: int
+    input_bytes: int
+    output_bytes: int
+    memory_bytes: int
+    disk_free: int | None
+    memory_free: int | None
+
+
+def room(config: MergeConfig, checkpoints: Mapping[str, Checkpoint], target: Path) -> Room:
+    """What a merge needs, and what there is."""
+    carrier = checkpoints[config.carrier]
+    return Room(
+        len(carrier.tensors),
+        sum(max(0, weight.numbers) for weight in carrier.tensors.values()),
+        sum(w.end - w.start for one in checkpoints.values() for w in one.tensors.values()),
+        output_bytes(config, carrier),
+        memory_bytes(config, checkpoints),
+        disk_free(target),
+        memory_free(),
+    )
+
+
+def output_bytes(config: MergeConfig, carrier: Checkpoint) -> int:
+    """Bytes of all tensors of the result; those that are no floats keep their size."""
+    wanted = SIZES[NAMES[config.dtype]] if config.dtype else None
+    return sum(
+        weight.numbers * (wanted or SIZES[weight.dtype])
+        if weight.dtype in FLOATS
+        else weight.end - weight.start
+        for weight in carrier.tensors.values()
+    )
+
+
+def memory_bytes(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> int:
+    """Bytes held at once at most."""
+    arrays = 2 * len(checkpoints) + WORKING  # of each model a block as stored and as float32
+    blocks = config.threads * arrays * BLOCK * 4
+    headers = sum(len(one.tensors) for one in checkpoints.values()) * PER_TENSOR
+    tokens = sum(one.vocabulary_size or 0 for one in checkpoints.values()) * PER_TOKEN
+    return FIXED + blocks + headers + tokens
+
+
+def place_of(target: Path) -> Path:
+    """The nearest folder or file of a path that exists."""
+    whole = Path(os.path.abspath(target.expanduser()))  # noqa: PTH100 - links stay
+    return next((one for one in (whole, *whole.parents) if one.exists()), whole)
+
+
+def disk_free(target: Path) -> int | None:
+    """Free bytes where a path is or would be."""
+    try:
+        return shutil.disk_usage(place_of(target)).free
+    except OSError:
+        return None
+
+
+def memory_free(told: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that the machine can give without swapping."""
+    try:
+        lines = told.read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
+    return (
+        int(found[0][1]) * 1024 if found and len(found[0]) > 1 and found[0][1].isdigit() else None
+    )
+
+
+def enough(config: MergeConfig, target: Path, found: Room, written: int = 0) -> Iterator[Finding]:
+    """Whether disk and memory suffice. `written`: bytes of the result that are there already."""
+    place = place_of(target)
+    if not place.is_dir():
+        yield Reason("target", str(place), "this is no folder; give another -o")
+    elif not os.access(place, os.W_OK):
+        yield Reason("target", str(place), "this folder cannot be written to; give another -o")
+    needed = int(found.output_bytes * (1 + SPARE)) - written
+    if found.disk_free is not None and needed > found.disk_free:
+        yield Reason(
+            "disk",
+            str(place),
+            f"{size(needed)} are to be written and {size(found.disk_free)} are free; free some, "
+            f"give another -o{'' if config.dtype else ', or set `dtype: bfloat16`'}",
+        )
+    if found.memory_free is not None and found.memory_bytes > found.memory_free:
+        fewer = f"; set `threads: {config.threads // 2}`" if config.threads > 1 else ""
+        yield Reason(
+            "memory",
+            "this machine",
+            f"{size(found.memory_bytes)} are needed and {size(found.memory_free)} are free{fewer}"
+            " or stop what else runs",
+        )
