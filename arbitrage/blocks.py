@@ -50,6 +50,8 @@ class Block(BaseModel):
 def _plain(value: Any) -> Any:
     if isinstance(value, Block):
         return value.identity()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

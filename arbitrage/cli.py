@@ -24,6 +24,7 @@ from arbitrage import (
     cli_judgements,
     cli_leaderboard,
     cli_look,
+    cli_merge,
     cli_report,
     cli_route,
     cli_winrate,
@@ -289,6 +290,7 @@ for commands in (
     cli_export,
     cli_arbiter,
     cli_judgements,
+    cli_merge,
     cli_route,
     cli_winrate,
 ):

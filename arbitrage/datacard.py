@@ -12,16 +12,15 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import pyarrow as pa
 import yaml
 
 from arbitrage import __version__
 from arbitrage.exports import FORMATS
 from arbitrage.languages import table
+from arbitrage.markdown import NOTHING, Raw, harmless_line, template
 from arbitrage.permits import Permit, last_part, shown_model
 from arbitrage.sieve import WHY
 from arbitrage.tallies import NOT_RECORDED, Tally
@@ -40,10 +39,6 @@ if TYPE_CHECKING:
     from arbitrage.summary import Summary
 
 TEMPLATE = "datacard.md"
-ACTIVE = re.compile(r"([\\`*_{}\[\]<>#|~$&@:])")
-"""What Markdown, HTML in it, or the Hub (mentions, formulas) could take for more than text."""
-JOINERS = "\u200c\u200d"
-"""What Persian, Hindi and emoji need."""
 LICENSE_NAMES = """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
 bigcode-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
@@ -58,7 +53,6 @@ KNOWN_LICENSES = frozenset(LICENSE_NAMES.split())
 """What the Hub knows by these names (huggingface.co/docs/hub/repositories-licenses)."""
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 TYPES = {pa.string(): "string", pa.float64(): "float64"}
-NOTHING = "none"
 
 
 @dataclass(frozen=True)
@@ -79,47 +73,10 @@ class Told:
     outdated: int = 0
 
 
-class Raw(str):
-    """Text of this package's own, in which Markdown is meant."""
-
-    __slots__ = ()
-
-
-def harmless_line(value: object) -> str:
-    """Text of others on one line; what cannot be seen or turns the line around is made visible."""
-    text = " ".join(str(value).split())
-    return "".join(c if c.isprintable() or c in JOINERS else "\ufffd" for c in text)
-
-
-def escaped(value: object) -> str:
-    """A value for Markdown: numbers and `Raw` as they are, everything else as plain text."""
-    if isinstance(value, Raw | int | float):
-        return str(value)
-    if value is None:
-        return NOTHING
-    text = ACTIVE.sub(r"\\\1", harmless_line(value).replace("&", "&amp;").replace("<", "&lt;"))
-    text = text.replace("\\&amp;", "&amp;").replace("\\&lt;", "&lt;")
-    return re.sub(r"(?i)\b(www)\.", r"\1\\.", text)
-
-
-@cache
-def _template() -> jinja2.Template:
-    """Everything that is put in is escaped for Markdown; HTML's own escaping would be wrong."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("arbitrage", "templates"),
-        finalize=escaped,
-        autoescape=False,  # noqa: S701 - `finalize` does it
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE)
-
-
 def render(told: Told) -> str:
     """The whole README.md."""
     front = yaml.safe_dump(front_matter(told), sort_keys=False, allow_unicode=True, width=1_000_000)
-    return f"---\n{front}---\n\n{_template().render(**_values(told))}\n"
+    return f"---\n{front}---\n\n{template(TEMPLATE).render(**_values(told))}\n"
 
 
 def front_matter(told: Told) -> dict[str, Any]:

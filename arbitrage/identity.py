@@ -83,14 +83,9 @@ def directory_digest(folder: Path) -> str:
     user's cache for as long as names, sizes and times of the files stay as they are.
     """
     files = {path.relative_to(folder).as_posix(): path for path in visible_files(folder)}
-    stats = {name: path.stat() for name, path in files.items()}
-    states = {n: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for n, s in stats.items()}
-    changed = max((stat.st_ctime for stat in stats.values()), default=0.0)
-    memo = _cache_folder() / f"{fingerprint([str(folder.resolve()), states])}.digest"
-    with contextlib.suppress(OSError, ValueError):
-        known = memo.read_text(encoding="ascii")
-        if len(known) == FINGERPRINT_HEX and bytes.fromhex(known):
-            return known
+    memo, changed = _memo(folder, files)
+    if (known := _remembered(memo)) is not None:
+        return known
     total = hashlib.blake2b(digest_size=FINGERPRINT_HEX // 2)
     for name, path in sorted(files.items()):
         with path.open("rb") as file:
@@ -99,6 +94,30 @@ def directory_digest(folder: Path) -> str:
     if changed < time.time() - SETTLED_S:
         _remember(memo, total.hexdigest())
     return total.hexdigest()
+
+
+def known_digest(folder: Path) -> str | None:
+    """The content digest of a model folder, where it was made before and nothing has changed since;
+    reads no weights."""
+    files = {path.relative_to(folder).as_posix(): path for path in visible_files(folder)}
+    return _remembered(_memo(folder, files)[0])
+
+
+def _memo(folder: Path, files: dict[str, Path]) -> tuple[Path, float]:
+    """Where a folder's digest is remembered, and when the last of its files changed."""
+    stats = {name: path.stat() for name, path in files.items()}
+    states = {n: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for n, s in stats.items()}
+    changed = max((stat.st_ctime for stat in stats.values()), default=0.0)
+    name = fingerprint([str(folder.resolve()), states])
+    return _cache_folder() / f"{name}.digest", changed
+
+
+def _remembered(memo: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        known = memo.read_text(encoding="ascii")
+        if len(known) == FINGERPRINT_HEX and bytes.fromhex(known):
+            return known
+    return None
 
 
 def visible_files(folder: Path) -> list[Path]:

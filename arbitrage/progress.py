@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -162,3 +170,42 @@ def counted(what: str) -> Iterator[Callable[[int, int], None]]:
         return
     with console.status(what) as line:
         yield lambda done, total: line.update(f"{done:,} of {total:,} {what}")
+
+
+@contextlib.contextmanager
+def measured(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's standard error that is told (bytes done, all), from any thread; a plain
+    line every 30 s elsewhere; nothing where it is to be quiet."""
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda done, total: None
+        return
+    if not console.is_terminal:
+        yield _Lines(what).tell
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+class _Lines:
+    """How far it is, for logs."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._last = time.monotonic()
+
+    def tell(self, done: int, total: int) -> None:
+        """A line now and then."""
+        now = time.monotonic()
+        if now - self._last >= PLAIN_EVERY_S:
+            self._last = now
+            told = f"{self._what}: {done / 1e9:,.1f} of {total / 1e9:,.1f} GB"
+            print(told, file=sys.stderr, flush=True)

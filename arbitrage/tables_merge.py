@@ -31,7 +31,7 @@ def of_examination(found: Examination) -> RenderableType:
 
 
 def _reasons(found: Examination) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), expand=True)
     table.add_column("about", no_wrap=True, style="bold")
     table.add_column("where", overflow="fold", ratio=1)
     table.add_column("what is wrong, and what to do", overflow="fold", ratio=3)

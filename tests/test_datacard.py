@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from arbitrage import cli_export
-from arbitrage.datacard import Raw, escaped, harmless_line, license_of, size_category
+from arbitrage.datacard import license_of, size_category
 from arbitrage.exporting import export
 from arbitrage.exports import FORMATS
 from arbitrage.languages import table
+from arbitrage.markdown import Raw, escaped, harmless_line
 from arbitrage.permits import last_part, shown_model
 from arbitrage.sieve import Wanted
 from command_line import cli, write_config

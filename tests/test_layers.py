@@ -24,13 +24,13 @@ STORY = (
     (
         *("errors", "records", "languages", "stats", "usage", "pulse", "speeds", "page", "lots"),
         *("pace", "amounts", "rivals", "stats.outcomes", "winrate", "escapes", "stats.strengths"),
-        *("winrate.style", "merging", "merging.methods", "merging.reasons"),
+        *("winrate.style", "markdown", "merging", "merging.methods", "merging.reasons"),
     ),
     (
         *("identity", "blocks", "deadline", "files", "writing", "phrases", "columns", "combine"),
         *("ranking", "weights", "exports", "shown", "winrate.results", "stats.resampling"),
         *("stats.tallies", "winrate.recorded_files", "stats.simulation", "winrate.recorded_forms"),
-        *("merging.numbers", "merging.sparsity"),
+        *("merging.elements", "merging.sparsity"),
     ),
     (
         *("sourcecode", "rules", "standings", "datafolder", "fields", "winrate.choices"),
@@ -44,8 +44,11 @@ STORY = (
     ("config", "gates", "directions", "selection", "card", "diversity", "winrate.remarks"),
     ("judging", "fusion", "advice", "winrate.config", "winrate.analysis", "merging.config"),
     ("components", "merging.schedule", "merging.checkpoint"),
-    ("resolve", "routers.protocol", "merging.likeness", "merging.room", "merging.vocabulary"),
-    ("routers.lifts", "merging.configs", "merging.fitting"),
+    (
+        *("resolve", "routers.protocol", "merging.layout", "merging.streaming"),
+        *("merging.vocabulary", "merging.room", "merging.likeness"),
+    ),
+    ("routers.lifts", "merging.jobs", "merging.output", "merging.configs", "merging.fitting"),
     (
         *("routers.everyone", "routers.fixed", "routers.drawn", "routers.learned"),
         *("routers.cascade", "routers.adaptive", "merging.tokenizing"),
@@ -53,7 +56,7 @@ STORY = (
     ("configfile", "store", "sources", "validation", "engines", "routers", "merging.preflight"),
     (
         *("prompts", "arbiter", "plan", "lineup", "placement", "reading", "winrate.games"),
-        *("winrate.loading", "winrate.answer_files"),
+        *("winrate.loading", "winrate.answer_files", "merging.loading"),
     ),
     (
         *("product", "baselines", "pairs", "replay", "winrate.sourcing", "desk"),
@@ -70,9 +73,9 @@ STORY = (
     ),
     (
         *("replica", "needs", "nodes", "turns", "events", "checks", "permits", "stages"),
-        *("winrate.caveats", "stopping"),
+        *("winrate.caveats", "stopping", "merging.papers"),
     ),
-    ("estimate", "sieve", "metrics", "worker"),
+    ("estimate", "sieve", "metrics", "worker", "merging.merge"),
     ("figures", "tallies", "ray_metrics", "cluster"),
     ("views", "preview", "verify", "datacard", "driver"),
     (
@@ -89,7 +92,7 @@ STORY = (
         *("tables_leaderboard", "tables_export", "tables_diff", "winrate_page", "tables_winrate"),
         *("tables_outlook", "tables_merge"),
     ),
-    ("tables_state", "tables_inspect", "cli_judgements", "report", "cli_winrate"),
+    ("tables_state", "tables_inspect", "cli_judgements", "report", "cli_winrate", "cli_merge"),
     (
         *("cli_look", "cli_report", "cli_leaderboard", "cli_diff", "cli_export", "cli_arbiter"),
         *("cli_route",),

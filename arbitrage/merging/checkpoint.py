@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from arbitrage import weights
 from arbitrage.errors import ConfigError, InputError
 from arbitrage.identity import digest, fingerprint
-from arbitrage.merging.numbers import SIZES, read_bytes, to_float32
+from arbitrage.merging.elements import SIZES, read_bytes, to_float32
 from arbitrage.weights import INPUTS, OUTPUT, Weight
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from arbitrage.merging.checkpoint import Checkpoint
@@ -93,7 +93,7 @@ def differences(checkpoints: Mapping[str, Checkpoint], accept: Iterable[str]) ->
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
-    """A config as dotted keys with values in JSON; no nulls, nothing that is looked at elsewhere."""
+    """A config as dotted keys with values in JSON; no nulls, nothing looked at elsewhere."""
     found: dict[str, str] = {}
     left: list[tuple[str, Any]] = [("", _plain_rope(config))]
     while left:
@@ -142,9 +142,35 @@ def _json(value: Any) -> str:
 
 def _differing(told: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
     """Keys with what each model says, where not all say the same."""
-    keys = sorted({key for config in told.values() for key in config})
-    found = {key: {name: told[name].get(key, NOTHING) for name in told} for key in keys}
+    had = {
+        name: {part for key in config for part in _ancestors(key)} for name, config in told.items()
+    }
+    keys = {_whole(key, list(had.values())) for config in told.values() for key in config}
+    found = {key: {name: _said(told[name], key) for name in told} for key in sorted(keys)}
     return {key: values for key, values in found.items() if len(set(values.values())) > 1}
+
+
+def _ancestors(key: str) -> list[str]:
+    """The blocks that a key is in, the outermost first, and the key."""
+    parts = key.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
+def _whole(key: str, had: Sequence[Set[str]]) -> str:
+    """The outermost block of a key that some model lacks as a whole; else the key."""
+    for part in _ancestors(key):
+        if any(part not in one for one in had):
+            return part
+    return key
+
+
+def _said(config: Mapping[str, str], key: str) -> str:
+    """What a config says of a key or of a whole block."""
+    if key in config:
+        return config[key]
+    inside = {one: value for one, value in config.items() if one.startswith(f"{key}.")}
+    told = ", ".join(f"{one[len(key) + 1 :]}: {value}" for one, value in inside.items())
+    return f"{{{told}}}" if inside else NOTHING
 
 
 def _is_accepted(key: str, accepted: Iterable[str]) -> bool:
@@ -157,8 +183,12 @@ def _unknown(checkpoints: Mapping[str, Checkpoint], accepted: Iterable[str]) -> 
     for checkpoint in checkpoints.values():
         known |= set(_all_keys(checkpoint.config)) | set(_all_keys(_plain_rope(checkpoint.config)))
     for key in accepted:
-        if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), n=1)
+        if key.rpartition(".")[2] in ELSEWHERE:
+            yield Reason(
+                "accept", key, "this cannot be accepted; it has a check of its own; drop it"
+            )
+        elif key not in known:
+            near = difflib.get_close_matches(key, sorted(known - ELSEWHERE), n=1)
             hint = f"did you mean {near[0]!r}?" if near else "drop it"
             yield Reason("accept", key, f"no model's config.json has this key; {hint}")
 

@@ -7,6 +7,7 @@ nothing, divide by nothing, or count one model twice is a reason.
 from __future__ import annotations
 
 import difflib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from arbitrage.merging.methods import METHODS
 from arbitrage.merging.reasons import Finding, Reason, counted, joined, kind_of, kinds
 from arbitrage.merging.schedule import depths, unfit, values_of
 
+WORD = re.compile(r"[^.*?\[\]]+")
 NOTHING = 1e-6
 """A sum of weights is nothing from this part of their size on: what is left is rounding."""
 
@@ -32,8 +34,10 @@ class Told(NamedTuple):
 
 def fitting(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> Iterator[Finding]:
     """Patterns, weights and densities against the tensors that are merged."""
-    names = merged_tensors(checkpoints[config.carrier])
-    places = depths(names)
+    carrier = checkpoints[config.carrier]
+    names = merged_tensors(carrier)
+    depth_of = depths(carrier.tensors)
+    places = {name: depth_of[name] for name in names}
     for name in ("weight", "density", "t"):
         if name in METHODS[config.method].settings:
             for told in settings(config, name):
@@ -88,9 +92,14 @@ def _patterns(told: Told, names: list[str]) -> Iterator[Finding]:
 
 
 def _nearest(pattern: str, names: list[str]) -> str:
+    """The word that is perhaps meant, or how tensors are named."""
     known = sorted({kind_of(name) for name in names})
-    near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.3) or known[:1]
-    return f"tensors are named as {near[0]}" if near else "there is nothing to merge"
+    words = sorted({word for name in known for word in WORD.findall(name)})
+    for word in WORD.findall(pattern):
+        near = difflib.get_close_matches(word, words, n=1)
+        if near and near != [word]:
+            return f"did you mean {near[0]!r} for {word!r}?"
+    return f"tensors are named as {known[0]}" if known else "there is nothing to merge"
 
 
 def _values(

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from arbitrage.merging.checkpoint import ADAPTER, Checkpoint
-from arbitrage.merging.numbers import FLOATS, SIZES
+from arbitrage.merging.elements import FLOATS, SIZES
 from arbitrage.merging.reasons import (
     Finding,
     Reason,

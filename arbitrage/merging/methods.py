@@ -1,4 +1,4 @@
-"""The methods: each a function over the same block of one tensor of all models, and a line in METHODS.
+"""The methods: each a function over one block of a tensor in all models, and a line in METHODS.
 
 A block is a run of elements, float32, flat. What of a task vector (a model less the base) is kept
 is decided beforehand, element by element (`kept`); so a method knows neither files nor layers, and
@@ -122,7 +122,9 @@ def _elected(deltas: list[Array], block: Operands) -> Array:
         counted += agrees * np.float32(weight)
     if not block.normalize:
         return total
-    return total / np.where(counted == 0, np.float32(1), counted)
+    counted[counted == 0] = 1
+    total /= counted
+    return total
 
 
 def _onto(block: Operands, merged: Array) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from arbitrage.errors import UsageError
 from arbitrage.merging import likeness
@@ -46,6 +47,10 @@ class Examination:
         """Whether there is any reason against it."""
         return bool(self.reasons)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; reasons as `about`, `where` and `told`."""
+        return {**vars(self), "reasons": [one._asdict() for one in self.reasons]}
+
 
 def open_all(config: MergeConfig) -> tuple[dict[str, Checkpoint], tuple[Reason, ...]]:
     """All models of a merge that can be opened, the base last, and why the others cannot be."""
@@ -66,12 +71,10 @@ def examine(
     target: Path,
     *,
     unopened: tuple[Reason, ...] = (),
-    written: int = 0,
 ) -> Examination:
     """All that speaks against a merge, what should be known of it, and what it needs.
 
-    `unopened`: why models are not among `checkpoints` (see `open_all`). `written`: bytes of the
-    result that are there already, of a merge that was stopped.
+    `unopened`: why models are not among `checkpoints` (see `open_all`).
     """
     reasons = list(unopened)
     remarks = []
@@ -84,7 +87,7 @@ def examine(
     if config.carrier not in checkpoints:
         return _told(about, reasons, remarks)
     needs = room(config, checkpoints, target)
-    reasons += [one for one in enough(config, target, needs, written) if isinstance(one, Reason)]
+    reasons += [one for one in enough(config, target, needs) if isinstance(one, Reason)]
     return _told(Examination(about.models, about.base, **vars(needs)), reasons, remarks)
 
 

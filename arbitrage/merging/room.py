@@ -15,7 +15,7 @@ from pathlib import Path
 from arbitrage.amounts import size
 from arbitrage.merging.checkpoint import Checkpoint
 from arbitrage.merging.config import MergeConfig
-from arbitrage.merging.numbers import BLOCK, FLOATS, NAMES, SIZES
+from arbitrage.merging.elements import BLOCK, FLOATS, NAMES, SIZES
 from arbitrage.merging.reasons import Finding, Reason
 
 FIXED = 200_000_000
@@ -26,6 +26,10 @@ PER_TOKEN = 300
 """Bytes of a token and its row in memory, while vocabularies are compared."""
 WORKING = 6
 """Arrays of a block that a method makes beside those of the models."""
+WORK = ".merging"
+"""How the name of the folder ends in which a result is made."""
+BLOCK_BYTES = 512
+"""Of what the file system calls a block."""
 SPARE = 0.01
 """Of the output, for headers and the tokenizer's files."""
 
@@ -71,7 +75,8 @@ def output_bytes(config: MergeConfig, carrier: Checkpoint) -> int:
 def memory_bytes(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> int:
     """Bytes held at once at most."""
     arrays = 2 * len(checkpoints) + WORKING  # of each model a block as stored and as float32
-    blocks = config.threads * arrays * BLOCK * 4
+    largest = max((w.numbers for w in checkpoints[config.carrier].tensors.values()), default=0)
+    blocks = config.threads * arrays * min(BLOCK, max(0, largest)) * 4
     headers = sum(len(one.tensors) for one in checkpoints.values()) * PER_TENSOR
     tokens = sum(one.vocabulary_size or 0 for one in checkpoints.values()) * PER_TOKEN
     return FIXED + blocks + headers + tokens
@@ -103,14 +108,23 @@ def memory_free(told: Path = Path("/proc/meminfo")) -> int | None:
     )
 
 
-def enough(config: MergeConfig, target: Path, found: Room, written: int = 0) -> Iterator[Finding]:
-    """Whether disk and memory suffice. `written`: bytes of the result that are there already."""
+def written(target: Path) -> int:
+    """Bytes that a stopped merge holds of the disk: it goes on with them, or another frees them."""
+    work = target.with_name(f"{target.name}{WORK}")
+    try:
+        return sum(path.stat().st_blocks * BLOCK_BYTES for path in work.iterdir())
+    except OSError:
+        return 0
+
+
+def enough(config: MergeConfig, target: Path, found: Room) -> Iterator[Finding]:
+    """Whether disk and memory suffice."""
     place = place_of(target)
     if not place.is_dir():
         yield Reason("target", str(place), "this is no folder; give another -o")
     elif not os.access(place, os.W_OK):
         yield Reason("target", str(place), "this folder cannot be written to; give another -o")
-    needed = int(found.output_bytes * (1 + SPARE)) - written
+    needed = int(found.output_bytes * (1 + SPARE)) - written(target)
     if found.disk_free is not None and needed > found.disk_free:
         yield Reason(
             "disk",

@@ -1,4 +1,4 @@
-"""What of a task vector is kept: its largest elements, or a share drawn at random; and slerp's angle.
+"""What of a task vector is kept: its largest elements, or a share at random; and slerp's angle.
 
 All of it is about a whole tensor and is found block by block, so that no tensor is ever held whole,
 and the same blocks in the same order give the same result whatever runs beside them.
@@ -28,7 +28,8 @@ Blocks = Callable[[], Iterable[Array]]
 
 
 class Cutoff(NamedTuple):
-    """Magnitudes above `bits` (of a float32) are kept, and of those equal to it the first `equal`."""
+    """Magnitudes above `bits` (of a float32) are kept, and of those equal to it `equal`, the first
+    ones."""
 
     bits: int
     equal: int

@@ -1,4 +1,4 @@
-"""Numbers of checkpoints as float32 and back: bfloat16, which numpy does not know, float16, float32.
+"""Numbers of checkpoints as float32 and back; also bfloat16, which numpy does not know.
 
 Reads and writes runs of elements at their place in a file, so that nothing larger than a block is
 in memory. Everything is little-endian, as safetensors is. Rounding is to the nearest, ties to even.
@@ -21,8 +21,20 @@ BLOCK = 1 << 20
 """Elements of a block. What a method's answer must not depend on."""
 
 SIZES = {
-    **{"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4},
-    **{"BF16": 2, "F16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1},
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "C64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
 }
 """Bytes of one element by the dtype's name in a header; those of other names are not merged."""
 
@@ -66,7 +78,7 @@ def from_float32(values: Array, dtype: str) -> NDArray[Any]:
 
 def write_at(handle: int, data: NDArray[Any], place: int) -> None:
     """All bytes of an array at a place in a file. Raises OSError."""
-    view = memoryview(np.ascontiguousarray(data)).cast("B")
+    view = np.ascontiguousarray(data).view(np.uint8).data
     while view:
         written = os.pwrite(handle, view, place)
         view, place = view[written:], place + written

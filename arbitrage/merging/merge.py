@@ -1,0 +1,198 @@
+"""One merge, from a config to a model folder. Read this first.
+
+The result is made in `DIR.merging` beside its place and gets its name when it is complete, so a
+folder that is there is whole. A merge that was stopped or killed goes on with the file at which it
+was; one whose models or settings have changed since begins anew. A merge that is there already is
+not made again.
+
+    merge(load_merge(Path("merge.yaml")), Path("merged"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from dataclasses import dataclass
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from arbitrage.errors import LockedError, StoreError, UsageError
+from arbitrage.files import reason_of
+from arbitrage.identity import fingerprint
+from arbitrage.merging.checkpoint import open_checkpoint
+from arbitrage.merging.jobs import jobs_of
+from arbitrage.merging.layout import index_of, layout, slots_of
+from arbitrage.merging.output import Writer, sync_folder
+from arbitrage.merging.papers import (
+    CARD,
+    card_of,
+    manifest_of,
+    read_manifest,
+    write_manifest,
+    write_papers,
+)
+from arbitrage.merging.preflight import examine
+from arbitrage.merging.room import WORK
+from arbitrage.merging.vocabulary import align, vocabulary_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from arbitrage.merging.checkpoint import Checkpoint
+    from arbitrage.merging.config import MergeConfig
+    from arbitrage.merging.layout import Shard
+    from arbitrage.merging.output import Tell
+    from arbitrage.merging.preflight import Examination
+
+FORM = 1
+"""Of what a merge makes of the same inputs; another number makes merges begin anew."""
+LOCK, IDENTITY = "lock", "identity"
+
+
+class Refused(UsageError):  # noqa: N818 - an answer, not a fault
+    """The models cannot be merged as asked; `examination` has all the reasons."""
+
+    def __init__(self, examination: Examination) -> None:
+        super().__init__("the models cannot be merged like this; nothing was written")
+        self.examination = examination
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged model. `made`: whether it was made now; `manifest`: what `merge.json` says."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    made: bool
+
+
+def merge(
+    config: MergeConfig,
+    target: Path,
+    tell: Tell = lambda done, total: None,
+    stop: Event | None = None,
+) -> Merged:
+    """Merges models into the folder `target`, or finds that it is there.
+
+    Raises Refused before a weight is read, ConfigError and InputError for models that are not there
+    or broken, UsageError where `target` holds something else, LockedError where another process
+    makes it, StoreError for a disk that is full or fails, Stopped.
+    """
+    checkpoints = opened(config)
+    identity = identity_of(config, checkpoints)
+    if (known := _there(target, identity)) is not None:
+        return Merged(target, known, made=False)
+    examination = examine(config, checkpoints, target)
+    if examination.reasons:
+        raise Refused(examination)
+    shards = layout(slots_of(config, checkpoints[config.carrier]), config.shard_size)
+    manifest = manifest_of(config, checkpoints, shards, identity, examination.remarks)
+    with _workplace(target, identity) as work:
+        _write_weights(work, config, checkpoints, shards, tell, stop or Event())
+        try:
+            _complete(work, target, config, checkpoints, shards, manifest)
+        except OSError as error:
+            raise StoreError(f"{target} cannot be written: {reason_of(error)}") from error
+    return Merged(target, manifest, made=True)
+
+
+def opened(config: MergeConfig) -> dict[str, Checkpoint]:
+    """The models' folders, the base last. Raises ConfigError, InputError."""
+    return {name: open_checkpoint(name, model) for name, model in config.all_models().items()}
+
+
+def identity_of(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> str:
+    """What the result depends on: settings, and the models' files as they are now, in order."""
+    stamps = [[name, checkpoint.stamp()] for name, checkpoint in checkpoints.items()]
+    return fingerprint({"form": FORM, "config": config.identity(), "models": stamps})
+
+
+def _there(target: Path, identity: str) -> dict[str, Any] | None:
+    """The manifest of the same merge, if that is what the folder holds; none where there is no
+    folder or an empty one. Raises UsageError for anything else."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    known = read_manifest(target)
+    if known is None:
+        raise UsageError(f"{target} is there and is no merge; name another folder with -o")
+    if known.get("identity") != identity:
+        raise UsageError(
+            f"{target} is another merge ({known['method']}), or its models have changed since; "
+            "name another folder with -o, or remove that one"
+        )
+    return known
+
+
+@contextlib.contextmanager
+def _workplace(target: Path, identity: str) -> Iterator[Path]:
+    """The folder in which the result is made, held by this process alone; what is in it is of this
+    merge. Raises LockedError, StoreError."""
+    work = target.with_name(f"{target.name}{WORK}")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / LOCK).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(f"another process makes {target} now; wait for it") from None
+            _begin(work, identity)
+            yield work
+    except OSError as error:
+        raise StoreError(f"{work} cannot be written: {reason_of(error)}") from error
+
+
+def _begin(work: Path, identity: str) -> None:
+    """Keeps what an earlier call made of the same merge, and that alone."""
+    mark = work / IDENTITY
+    known = mark.read_text(encoding="ascii") if mark.is_file() else ""
+    for path in work.iterdir():
+        is_kept = path.name == LOCK or (known == identity and path.suffix == ".safetensors")
+        if not is_kept and path.name != IDENTITY and path.is_file():
+            path.unlink()
+    if known != identity:
+        mark.write_text(identity, encoding="ascii")
+        sync_folder(work)
+
+
+def _write_weights(
+    work: Path,
+    config: MergeConfig,
+    checkpoints: Mapping[str, Checkpoint],
+    shards: list[Shard],
+    tell: Tell,
+    stop: Event,
+) -> None:
+    slots = [slot for shard in shards for slot in shard.slots]
+    is_shared = config.vocabulary == "shared"
+    alignment = align(config, checkpoints) if is_shared else None
+    matched = vocabulary_tensors(checkpoints) if is_shared else ()
+    jobs = jobs_of(config, checkpoints, slots, alignment, matched)
+    Writer(work, jobs, checkpoints[config.carrier], tell, stop).write(shards, config.threads)
+
+
+def _complete(
+    work: Path,
+    target: Path,
+    config: MergeConfig,
+    checkpoints: Mapping[str, Checkpoint],
+    shards: list[Shard],
+    manifest: Mapping[str, Any],
+) -> None:
+    """Adds what goes along with the weights, and gives the folder its name."""
+    write_papers(work, checkpoints[config.carrier], config)
+    if (index := index_of(shards)) is not None:
+        (work / index[0]).write_text(index[1], encoding="utf-8")
+    (work / CARD).write_text(card_of(target.name, manifest), encoding="utf-8")
+    write_manifest(work, manifest)
+    for name in (IDENTITY, LOCK):
+        (work / name).unlink()
+    for path in work.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(work)
+    if target.is_dir():
+        target.rmdir()  # an empty one, which a folder may not always be moved onto
+    work.rename(target)
+    sync_folder(target.resolve().parent)
