@@ -22,7 +22,7 @@ from arbitrage.errors import InputError, LockedError, Stopped, StoreError, Usage
 from arbitrage.merging import elements, output
 from arbitrage.merging.config import MergeConfig
 from arbitrage.merging.loading import load_merge
-from arbitrage.merging.merge import merge
+from arbitrage.merging.merge import Refused, merge
 from arbitrage.merging.papers import read_manifest
 from command_line import cli, start
 
@@ -310,9 +310,18 @@ def test_numbers_that_are_none_are_never_written(pool: Path, tmp_path: Path) -> 
 def test_weights_that_are_cut_off_or_gone_are_told(pool: Path, tmp_path: Path) -> None:
     folder = models.save(tmp_path / "cut", models.load(pool / "a"))
     told = {"a": {"model": str(pool / "a")}, "cut": {"model": str(folder)}}
-    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 40)
+    size = (folder / "model.safetensors").stat().st_size
+
+    def cut(done: int, total: int) -> None:
+        os.truncate(folder / "model.safetensors", size - 40)
+
+    wanted = MergeConfig(method="linear", models=told)
     with pytest.raises(InputError, match=r"model\.safetensors ends .* bytes too early"):
-        merge(MergeConfig(method="linear", models=told), tmp_path / "x")
+        merge(wanted, tmp_path / "x", cut)
+    with pytest.raises(Refused) as error:
+        merge(wanted, tmp_path / "x")
+    (reason,) = error.value.examination.reasons
+    assert reason.told.startswith("model.safetensors is cut off: 40 bytes are not there")
 
 
 def test_the_command_line_merges_and_finds_what_is_there(pool: Path, tmp_path: Path) -> None:

@@ -143,6 +143,8 @@ def _lacking(folder: Path) -> str:
     """Why a folder without safetensors files cannot be merged."""
     if any(True for pattern in PICKLES for _ in folder.glob(pattern)):
         return f"{folder} has pickled weights only; save them as safetensors, then merge"
+    if any(True for _ in folder.glob("*.safetensors")):
+        return f"{folder} has safetensors files without a tensor; fetch them again"
     return f"{folder} has no safetensors files"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from arbitrage.merging.checkpoint import Checkpoint
@@ -145,7 +145,7 @@ def _differing(told: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str
     had = {
         name: {part for key in config for part in _ancestors(key)} for name, config in told.items()
     }
-    keys = {_whole(key, list(had.values())) for config in told.values() for key in config}
+    keys = {_whole(key, had, told) for config in told.values() for key in config}
     found = {key: {name: _said(told[name], key) for name in told} for key in sorted(keys)}
     return {key: values for key, values in found.items() if len(set(values.values())) > 1}
 
@@ -156,10 +156,11 @@ def _ancestors(key: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
-def _whole(key: str, had: Sequence[Set[str]]) -> str:
-    """The outermost block of a key that some model lacks as a whole; else the key."""
+def _whole(key: str, had: Mapping[str, Set[str]], told: Mapping[str, Mapping[str, str]]) -> str:
+    """The outermost block of a key that some model lacks as a whole, or has as a plain value; else
+    the key."""
     for part in _ancestors(key):
-        if any(part not in one for one in had):
+        if any(part not in had[name] or part in told[name] for name in told):
             return part
     return key
 
@@ -169,7 +170,7 @@ def _said(config: Mapping[str, str], key: str) -> str:
     if key in config:
         return config[key]
     inside = {one: value for one, value in config.items() if one.startswith(f"{key}.")}
-    told = ", ".join(f"{one[len(key) + 1 :]}: {value}" for one, value in inside.items())
+    told = ", ".join(f"{one[len(key) + 1 :]}: {value}" for one, value in sorted(inside.items()))
     return f"{{{told}}}" if inside else NOTHING
 
 

@@ -120,8 +120,10 @@ def _weights(config: MergeConfig, places: Mapping[str, float | None]) -> Iterato
     nothing, cancelled = [], []
     for name in places:
         found = [values[model][name] for model in config.models if name in values[model]]
+        if len(found) < len(config.models):
+            continue
         size = sum(map(abs, found))
-        if found and size == 0:
+        if size == 0:
             nothing.append(name)
         elif abs(sum(found)) <= NOTHING * size:
             cancelled.append(name)

@@ -38,10 +38,8 @@ def merged_tensors(checkpoint: Checkpoint) -> list[str]:
 
 
 def soundness(checkpoints: Checkpoints) -> Iterator[Finding]:
-    """Files that are cut off, headers that contradict themselves, adapters, folders of nothing."""
+    """Files that are cut off, headers that contradict themselves, adapters."""
     for name, checkpoint in checkpoints.items():
-        if not checkpoint.tensors:
-            yield Reason("tensors", name, "its safetensors files hold no tensor; fetch it again")
         if (checkpoint.folder / ADAPTER).is_file():
             yield Reason(
                 "adapter",
@@ -269,7 +267,9 @@ def ties(checkpoints: Checkpoints) -> Iterator[Finding]:
     """Output layers that are the input once more in some models, and their own in others."""
     own = {name for name, _ in _outputs(checkpoints)}
     said = {name: _says_tied(one) for name, one in checkpoints.items()}
-    if len(own) in (0, len(checkpoints)) and not {True, False} <= set(said.values()):
+    if not own and not {True, False} <= set(said.values()):
+        return
+    if len(own) == len(checkpoints) and len({said[name] is True for name in said}) == 1:
         return
     told = by_value((name, _tie_told(name in own, said[name])) for name in checkpoints)
     yield Reason(

@@ -117,6 +117,11 @@ def written(target: Path) -> int:
         return 0
 
 
+def _smaller(found: Room) -> str:
+    """How less is written, where that is possible."""
+    return ", or set `dtype: bfloat16`" if found.output_bytes > 2 * found.parameters else ""
+
+
 def enough(config: MergeConfig, target: Path, found: Room) -> Iterator[Finding]:
     """Whether disk and memory suffice."""
     place = place_of(target)
@@ -129,8 +134,8 @@ def enough(config: MergeConfig, target: Path, found: Room) -> Iterator[Finding]:
         yield Reason(
             "disk",
             str(place),
-            f"{size(needed)} are to be written and {size(found.disk_free)} are free; free some, "
-            f"give another -o{'' if config.dtype else ', or set `dtype: bfloat16`'}",
+            f"{size(needed)} are to be written, {size(needed - found.disk_free)} more than are "
+            f"free; free some, give another -o{_smaller(found)}",
         )
     if found.memory_free is not None and found.memory_bytes > found.memory_free:
         fewer = f"; set `threads: {config.threads // 2}`" if config.threads > 1 else ""

@@ -222,8 +222,8 @@ def _templates(tongues: Tongues) -> Iterator[Finding]:
     unlike = [name for name, told in found.items() if told != mine and told != NO_TEMPLATE]
     if unlike and mine == NO_TEMPLATE:
         yield (
-            f"{tongues.carrier} has no chat template, and {joined(unlike)} have; the result has "
-            f"none (`like: {unlike[0]}` takes that one)"
+            f"{tongues.carrier} has no chat template, unlike {joined(unlike)}; the result has none "
+            f"(`like: {unlike[0]}` takes that model's, and its tokenizer and config)"
         )
     elif unlike:
         yield f"chat templates of {joined(unlike)} differ; that of {tongues.carrier} is taken"
