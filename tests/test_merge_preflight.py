@@ -281,6 +281,7 @@ def test_patterns_must_fit_and_leave_nothing_out(tmp_path: Path) -> None:
         "models.b.weight",
     ]
     assert "did you mean 'mlp' for 'mpl'?" in found.reasons[0].told
+    assert "write it first, or drop it" in found.reasons[1].told
     assert "no pattern fits 6 tensors" in found.reasons[2].told
     assert looked_at(tmp_path, weight={"*.mlp.*": 0.5, "*": 1}).reasons == ()
     told = looked_at(tmp_path, "slerp", t={"*.mlp.*": 0.5}).reasons

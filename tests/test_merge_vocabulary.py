@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import merge_models as models
 from arbitrage.errors import InputError
 from arbitrage.merging.checkpoint import Checkpoint
 from arbitrage.merging.config import MergeConfig
+from arbitrage.merging.merge import merge
 from arbitrage.merging.preflight import open_all
 from arbitrage.merging.vocabulary import (
     Vocabulary,
@@ -25,6 +28,7 @@ from arbitrage.merging.vocabulary import (
 )
 from merge_folders import WORDS, folder, looked_at, reason, tensors, tokenizer
 
+ROWED = ("model.embed_tokens.weight", "lm_head.weight")
 MICRO = Path(__file__).resolve().parents[1] / "data" / "micro" / "models"
 
 
@@ -227,6 +231,44 @@ def test_tensors_may_have_other_rows_where_tokens_are_shared(tmp_path: Path) -> 
     assert "40 rows in a, 48 rows in b" in told
     assert "merges the 40 tokens that all have;" not in told
     assert looked_at(tmp_path, vocabulary="shared").reasons == ()
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+def test_shared_tokens_are_merged_and_the_rest_is_the_carrier_s(
+    tmp_path: Path, method: str
+) -> None:
+    """Every row of the result, by token, from the files of the models."""
+    sizes = {"a": 44, "b": 38, "base": 40}
+    rows = {
+        "a": {f"w{n}": 41 - n for n in range(40)},
+        "b": {f"w{n}": n - 5 for n in range(5, 43)},
+        "base": {f"w{n}": (7 * n) % 40 for n in range(40)},
+    }
+    for seed, (name, size) in enumerate(sizes.items()):
+        told = models.SHAPES | dict.fromkeys(ROWED, (size, 16))
+        models.save(tmp_path / name, models.tensors(seed, told), vocab_size=size)
+        tokenizer(tmp_path / name, rows[name])
+    told = {"method": method, "models": {n: {"model": str(tmp_path / n)} for n in ("a", "b")}}
+    config = MergeConfig(
+        **told,
+        base={"model": str(tmp_path / "base")} if method != "linear" else None,
+        vocabulary="shared",
+        dtype="float32",
+    )
+    merge(config, tmp_path / "out")
+    found = models.load(tmp_path / "out")
+    parts = {name: models.load(tmp_path / name) for name in sizes}
+    shared = set.intersection(*(set(rows[name]) for name in config.names))
+    assert len(shared) == 35
+    for tensor in ROWED:
+        assert found[tensor].shape == (44, 16)
+        left = set(range(44)) - {rows["a"][token] for token in shared}
+        for row in left:
+            assert torch.equal(found[tensor][row], parts["a"][tensor][row])
+        for token in shared:
+            a, b, base = (parts[name][tensor][rows[name][token]] for name in ("a", "b", "base"))
+            wanted = (a + b) / 2 if method == "linear" else base + (a - base) + (b - base)
+            torch.testing.assert_close(found[tensor][rows["a"][token]], wanted)
 
 
 def test_sharing_needs_tokenizers_and_rows(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from arbitrage.merging.checkpoint import Checkpoint
@@ -25,41 +26,44 @@ NOTHING = 1e-6
 
 
 class Told(NamedTuple):
-    """A setting, where it stands in the config, and whom it is about."""
+    """A setting, where it stands in the config, whom it is about, and its values by tensor."""
 
     place: str
     setting: Setting
     models: tuple[str, ...]
+    values: dict[str, float]
 
 
 def fitting(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> Iterator[Finding]:
     """Patterns, weights and densities against the tensors that are merged."""
     carrier = checkpoints[config.carrier]
-    names = merged_tensors(carrier)
     depth_of = depths(carrier.tensors)
-    places = {name: depth_of[name] for name in names}
-    for name in ("weight", "density", "t"):
-        if name in METHODS[config.method].settings:
-            for told in settings(config, name):
-                yield from _patterns(told, names)
-    if "weight" in METHODS[config.method].settings:
-        yield from _weights(config, places)
-    if "density" in METHODS[config.method].settings:
-        yield from _densities(config, places)
+    places = {name: depth_of[name] for name in merged_tensors(carrier)}
+    used = METHODS[config.method].settings
+    told = {
+        name: settings(config, name, places) for name in ("weight", "density", "t") if name in used
+    }
+    for one in (one for several in told.values() for one in several):
+        yield from _patterns(one, list(places))
+    if "weight" in told:
+        yield from _weights(config, told["weight"], list(places))
+    yield from _densities(told.get("density", []))
     if config.scale == 0:
         yield "scale is 0, so that the result is the base"
 
 
-def settings(config: MergeConfig, name: str) -> list[Told]:
+def settings(config: MergeConfig, name: str, places: Mapping[str, float | None]) -> list[Told]:
     """What is told of weight, density or t: by each model, and for those that say nothing."""
     own = {key: getattr(model, name, None) for key, model in config.models.items()}
     silent = tuple(key for key, setting in own.items() if setting is None)
     found = [
-        Told(f"models.{key}.{name}", told, (key,)) for key, told in own.items() if told is not None
+        Told(f"models.{key}.{name}", told, (key,), values_of(told, places))
+        for key, told in own.items()
+        if told is not None
     ]
     default = getattr(config, name)
     if silent or default != type(config).model_fields[name].default:
-        found.append(Told(name, default, silent))
+        found.append(Told(name, default, silent, values_of(default, places)))
     return found
 
 
@@ -72,16 +76,9 @@ def _patterns(told: Told, names: list[str]) -> Iterator[Finding]:
         return
     if not isinstance(told.setting, dict):
         return
-    wrong = unfit(told.setting, names)
-    for pattern in wrong:
-        yield Reason(
-            "settings",
-            f"{told.place}: {pattern}",
-            "this pattern fits no tensor, or only such as one before it fits; "
-            + _nearest(pattern, names),
-        )
-    fit = values_of(told.setting, dict.fromkeys(names))
-    left = [name for name in names if name not in fit]
+    for pattern in unfit(told.setting, names):
+        yield Reason("settings", f"{told.place}: {pattern}", _unfit(pattern, names))
+    left = [name for name in names if name not in told.values]
     if left:
         yield Reason(
             "settings",
@@ -91,44 +88,26 @@ def _patterns(told: Told, names: list[str]) -> Iterator[Finding]:
         )
 
 
-def _nearest(pattern: str, names: list[str]) -> str:
-    """The word that is perhaps meant, or how tensors are named."""
+def _unfit(pattern: str, names: list[str]) -> str:
+    """Why a pattern is never the first that fits, with the word that is perhaps meant."""
+    if any(fnmatchcase(name, pattern) for name in names):
+        return "another pattern before it fits all that it fits; write it first, or drop it"
     known = sorted({kind_of(name) for name in names})
     words = sorted({word for name in known for word in WORD.findall(name)})
     for word in WORD.findall(pattern):
         near = difflib.get_close_matches(word, words, n=1)
         if near and near != [word]:
-            return f"did you mean {near[0]!r} for {word!r}?"
-    return f"tensors are named as {known[0]}" if known else "there is nothing to merge"
+            return f"this pattern fits no tensor; did you mean {near[0]!r} for {word!r}?"
+    named = f"tensors are named as {known[0]}" if known else "there is nothing to merge"
+    return f"this pattern fits no tensor; {named}"
 
 
-def _values(
-    config: MergeConfig, name: str, places: Mapping[str, float | None]
-) -> dict[str, dict[str, float]]:
-    """A setting's values by model and tensor."""
-    return {
-        model: found
-        for told in settings(config, name)
-        for found in [values_of(told.setting, places)]
-        for model in told.models
-    }
-
-
-def _weights(config: MergeConfig, places: Mapping[str, float | None]) -> Iterator[Finding]:
+def _weights(config: MergeConfig, told: list[Told], names: list[str]) -> Iterator[Finding]:
     """Weights that come to nothing."""
-    values = _values(config, "weight", places)
-    nothing, cancelled = [], []
-    for name in places:
-        found = [values[model][name] for model in config.models if name in values[model]]
-        if len(found) < len(config.models):
-            continue
-        size = sum(map(abs, found))
-        if size == 0:
-            nothing.append(name)
-        elif abs(sum(found)) <= NOTHING * size:
-            cancelled.append(name)
-    for model, told in values.items():
-        if told and not any(told.values()) and len(nothing) < len(places):
+    values = {model: one.values for one in told for model in one.models}
+    nothing, cancelled = _sums([values[model] for model in config.models], names)
+    for model, found in values.items():
+        if found and not any(found.values()) and len(nothing) < len(names):
             yield f"{model} counts nowhere, as its weight is 0"
     if nothing and (config.is_normalized or not METHODS[config.method].needs_base):
         yield Reason(
@@ -138,7 +117,7 @@ def _weights(config: MergeConfig, places: Mapping[str, float | None]) -> Iterato
             "at least one model",
         )
     elif nothing:
-        yield f"all weights of {kinds(nothing)} are 0, so that they stay the base's"
+        yield f"all weights of {kinds(nothing)} are 0, so that the base's numbers stay"
     if cancelled and config.is_normalized:
         yield Reason(
             "weights",
@@ -148,14 +127,26 @@ def _weights(config: MergeConfig, places: Mapping[str, float | None]) -> Iterato
         )
 
 
-def _densities(config: MergeConfig, places: Mapping[str, float | None]) -> Iterator[Finding]:
+def _sums(values: list[dict[str, float]], names: list[str]) -> tuple[list[str], list[str]]:
+    """Tensors whose weights are all 0, and those whose weights cancel."""
+    nothing: list[str] = []
+    cancelled: list[str] = []
+    for name in names:
+        found = [one[name] for one in values if name in one]
+        size = sum(map(abs, found))
+        if len(found) == len(values) and abs(sum(found)) <= NOTHING * size:
+            (cancelled if size else nothing).append(name)
+    return nothing, cancelled
+
+
+def _densities(told: list[Told]) -> Iterator[Finding]:
     """Densities that keep nothing."""
-    for told in settings(config, "density"):
-        found = [name for name, value in values_of(told.setting, places).items() if value == 0]
-        if found and told.models:
+    for one in told:
+        found = [name for name, value in one.values.items() if value == 0]
+        if found and one.models:
             yield Reason(
                 "settings",
-                told.place,
+                one.place,
                 f"a density of 0 keeps nothing of {counted(len(found), 'tensor')} "
                 f"({kinds(found)}); drop the model, or give it a weight of 0 there",
             )

@@ -20,7 +20,7 @@ from arbitrage.merging.reasons import Finding, Reason
 
 FIXED = 200_000_000
 """Bytes of the process itself, with its libraries."""
-PER_TENSOR = 1_000
+PER_TENSOR = 700
 """Bytes of a tensor's name, shape and place in memory."""
 PER_TOKEN = 300
 """Bytes of a token and its row in memory, while vocabularies are compared."""

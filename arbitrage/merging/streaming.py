@@ -85,7 +85,7 @@ class Job:
         borders = np.searchsorted(rows * width, [*starts, self.numbers]).tolist()
         return [
             Stretch(start, min(each, self.numbers - start), first, last)
-            for start, first, last in zip(starts, borders, borders[1:], strict=True)
+            for start, first, last in zip(starts, borders[:-1], borders[1:], strict=True)
         ]
 
     def read(self, model: Checkpoint, stretch: Stretch) -> Array:
