@@ -241,7 +241,7 @@ def test_a_run_goes_on_when_a_replica_and_when_vllms_own_process_is_killed(tmp_p
     with running("run", write_config(tmp_path, two_teachers("vllm")), "--json") as run:
         kill_under_load(run, folder, "generalist", replicas_with_their_engine)
         kill_under_load(run, folder, "romance", cores)
-        out, errors = run.communicate(timeout=300)
+        out, errors = run.communicate(timeout=600)
     assert run.returncode == 0, (out, errors)
 
     events = [json.loads(line) for line in (folder / "events.jsonl").open(encoding="utf-8")]
