@@ -6,12 +6,13 @@ import io
 import json
 import math
 import os
+import tempfile
 import tracemalloc
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -419,15 +420,45 @@ def test_odd_files_are_reasons_and_never_raise(tmp_path: Path, text: str) -> Non
     assert abouts(looked_at(tmp_path))
 
 
-@pytest.mark.parametrize("shape", [(-4, -16), (1 << 62, 1 << 62), (0, 16), ()])
+JSON = st.recursive(
+    PLAIN | st.sampled_from([True, -1, 40, 1 << 90, 1e300, "\ud800", ""]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=4,
+)
+ODD_KEYS = (
+    *("vocab_size", "tie_word_embeddings", "text_config", "quantization_config", "rope_scaling"),
+    *("rope_parameters", "model", "added_tokens", "chat_template", "architectures", "normalizer"),
+)
+ODD = st.dictionaries(st.sampled_from(ODD_KEYS), JSON, max_size=4)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ODD, ODD, ODD, st.sampled_from(["same", "shared"]), st.booleans())
+def test_whatever_json_a_folder_holds_nothing_is_raised(
+    config: Any, tokens: Any, told: Any, vocabulary: str, turned: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        pair(Path(place))
+        files = {"config.json": config, "tokenizer.json": tokens, "tokenizer_config.json": told}
+        for name, content in files.items():
+            (Path(place) / "b" / name).write_text(json.dumps(content))
+        found = looked_at(Path(place), vocabulary=vocabulary, like="b" if turned else "a")
+    assert "tokenizer" in abouts(found)
+    assert printed(found, 80)
+    assert json.dumps(found.as_dict())
+
+
+@pytest.mark.parametrize("shape", [(-4, -16), (1 << 62,) * 20, (0, 16), ()])
 def test_odd_shapes_are_reasons(tmp_path: Path, shape: tuple[int, ...]) -> None:
     pair(tmp_path)
     header = {"lm_head.weight": {"dtype": "BF16", "shape": shape, "data_offsets": [0, 2]}}
     text = json.dumps(header).encode()
     path = tmp_path / "b" / "model.safetensors"
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(2))
-    assert looked_at(tmp_path, like="b").reasons
-    assert looked_at(tmp_path).reasons
+    for carrier in ("a", "b"):
+        found = looked_at(tmp_path, like=carrier)
+        assert found.reasons
+        assert printed(found, 80)
 
 
 def test_a_model_of_many_experts_is_examined(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ WORK = ".merging"
 """How the name of the folder ends in which a result is made."""
 BLOCK_BYTES = 512
 """Of what the file system calls a block."""
+LARGEST = 1 << 60
+"""Of numbers and bytes; beyond it a header says nonsense."""
 SPARE = 0.01
 """Of the output, for headers and the tokenizer's files."""
 
@@ -52,8 +54,8 @@ def room(config: MergeConfig, checkpoints: Mapping[str, Checkpoint], target: Pat
     carrier = checkpoints[config.carrier]
     return Room(
         len(carrier.tensors),
-        sum(max(0, weight.numbers) for weight in carrier.tensors.values()),
-        sum(w.end - w.start for one in checkpoints.values() for w in one.tensors.values()),
+        sum(_sane(weight.numbers) for weight in carrier.tensors.values()),
+        sum(_sane(w.end - w.start) for one in checkpoints.values() for w in one.tensors.values()),
         output_bytes(config, carrier),
         memory_bytes(config, checkpoints),
         disk_free(target),
@@ -61,13 +63,18 @@ def room(config: MergeConfig, checkpoints: Mapping[str, Checkpoint], target: Pat
     )
 
 
+def _sane(number: int) -> int:
+    """A number of a header or config, which may be any; what is wrong with it is told elsewhere."""
+    return max(0, min(number, LARGEST))
+
+
 def output_bytes(config: MergeConfig, carrier: Checkpoint) -> int:
     """Bytes of all tensors of the result; those that are no floats keep their size."""
     wanted = SIZES[NAMES[config.dtype]] if config.dtype else None
     return sum(
-        weight.numbers * (wanted or SIZES[weight.dtype])
+        _sane(weight.numbers) * (wanted or SIZES[weight.dtype])
         if weight.dtype in FLOATS
-        else weight.end - weight.start
+        else _sane(weight.end - weight.start)
         for weight in carrier.tensors.values()
     )
 
@@ -75,10 +82,11 @@ def output_bytes(config: MergeConfig, carrier: Checkpoint) -> int:
 def memory_bytes(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> int:
     """Bytes held at once at most."""
     arrays = 2 * len(checkpoints) + WORKING  # of each model a block as stored and as float32
-    largest = max((w.numbers for w in checkpoints[config.carrier].tensors.values()), default=0)
-    blocks = config.threads * arrays * min(BLOCK, max(0, largest)) * 4
+    tensors = checkpoints[config.carrier].tensors.values()
+    block = min(BLOCK, max((_sane(weight.numbers) for weight in tensors), default=0))
+    blocks = config.threads * arrays * block * 4
     headers = sum(len(one.tensors) for one in checkpoints.values()) * PER_TENSOR
-    tokens = sum(one.vocabulary_size or 0 for one in checkpoints.values()) * PER_TOKEN
+    tokens = sum(_sane(one.vocabulary_size or 0) for one in checkpoints.values()) * PER_TOKEN
     return FIXED + blocks + headers + tokens
 
 
