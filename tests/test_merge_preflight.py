@@ -141,8 +141,8 @@ def test_precisions_and_whole_numbers_are_remarked(tmp_path: Path) -> None:
     found = looked_at(pair(tmp_path, a=tensors() | ids, b=tensors(dtype="F32") | ids))
     assert found.reasons == ()
     assert found.remarks == (
-        "1 tensor of whole numbers are copied from a: model.position_ids",
-        "10 tensors of b are F32, and BF16 in a; float32 is between",
+        "copied from a, not merged: 1 tensor of whole numbers (model.position_ids)",
+        "10 tensors of b are F32, and BF16 in a; merged in float32",
     )
     assert found.output_bytes == sum(2 * math.prod(s) for _, s in tensors().values()) + 512 * 8
     pair(tmp_path, b=tensors(dtype="F64"), a=tensors(dtype="F64"))
@@ -211,8 +211,8 @@ def test_what_says_nothing_of_the_weights_may_differ(tmp_path: Path) -> None:
     pair(tmp_path, eos_token_id=[2, 7], attention_dropout=0.1)
     found = looked_at(tmp_path)
     assert found.reasons == ()
-    assert found.remarks[0] == "eos_token_id differ; the carrier's count"
-    assert found.remarks[1].startswith("attention_dropout differ, which count in training only")
+    assert found.remarks[0] == "not the same in all: eos_token_id; that of a counts"
+    assert found.remarks[1] == "not the same in all, and for training only: attention_dropout"
 
 
 def test_newer_and_older_configs_of_one_model_are_the_same(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_every_difference_is_told_once_and_can_be_accepted(configs: list[dict[st
     found = {
         f"m{n}": Checkpoint(f"m{n}", Path(f"m{n}"), {}, config) for n, config in enumerate(configs)
     }
-    told = [one for one in differences(found, ()) if isinstance(one, Reason)]
+    told = [one for one in differences(found, (), "m0") if isinstance(one, Reason)]
     flats = [flat(config) for config in configs]
     keys = {key for one in flats for key in one if len({f.get(key, "-") for f in flats}) > 1}
     assert len({one.where for one in told}) == len(told)
@@ -268,7 +268,7 @@ def test_every_difference_is_told_once_and_can_be_accepted(configs: list[dict[st
         around = [one for one in told if key == one.where or key.startswith(f"{one.where}.")]
         assert len(around) == 1, key
     assert bool(told) == bool(keys)
-    accepted = list(differences(found, [one.where for one in told]))
+    accepted = list(differences(found, [one.where for one in told], "m0"))
     assert [one for one in accepted if isinstance(one, Reason) and one.about == "config"] == []
 
 
@@ -486,7 +486,7 @@ def test_every_reason_and_remark_is_shown_at_any_width(tmp_path: Path, width: in
     words = set(shown.split())
     assert all(set(one.about.split()) <= words for one in found.reasons)
     assert "not merged, for 3 reasons; no weight was read" in shown
-    assert "note: eos_token_id differ" in shown
+    assert "note: not the same in all: eos_token_id" in shown
 
 
 def test_hostile_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_special_settings_are_remarked_only(tmp_path: Path) -> None:
     tokenizer(folder(tmp_path / "b"), WORDS, added_tokens=added, model={"dropout": None})
     found = looked_at(tmp_path)
     assert found.reasons == ()
-    assert found.remarks == ("special tokens of b differ; the tokenizer of a is taken",)
+    assert found.remarks == ("b has other special tokens; the tokenizer of a is taken",)
 
 
 def test_no_tokenizer_is_remarked_and_sizes_are_compared(tmp_path: Path) -> None:
@@ -344,4 +344,4 @@ def test_whose_chat_template_is_taken_is_said(tmp_path: Path) -> None:
     (tmp_path / "a" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ x }}"}))
     assert looked_at(tmp_path).remarks == (), "where it is written does not matter"
     (tmp_path / "b" / "chat_template.jinja").write_text("{{ y }}\n")
-    assert looked_at(tmp_path).remarks == ("chat templates of b differ; that of a is taken",)
+    assert looked_at(tmp_path).remarks == ("other chat templates in b; that of a is taken",)

@@ -46,7 +46,7 @@ GENERATION = frozenset(f"{end}_token_id" for end in ENDS) | {
     "suppress_tokens",
     "begin_suppress_tokens",
 }
-"""Keys that generation reads: the carrier's count."""
+"""Keys that generation reads."""
 
 TRAINING = frozenset({"initializer_range", "initializer_factor", "resid_pdrop", "embd_pdrop"})
 TRAINING_ENDS = ("dropout", "_pdrop", "_dropout_prob")
@@ -56,7 +56,9 @@ TOKENIZER_KEY = "tokenizer"
 """What `accept` may name that is no key of a config."""
 
 
-def differences(checkpoints: Mapping[str, Checkpoint], accept: Iterable[str]) -> Iterator[Finding]:
+def differences(
+    checkpoints: Mapping[str, Checkpoint], accept: Iterable[str], carrier: str
+) -> Iterator[Finding]:
     """Keys of which not all models say the same, a reason each; those without a config."""
     accepted = tuple(accept)
     told = {name: flat(one.config) for name, one in checkpoints.items() if one.config}
@@ -77,7 +79,7 @@ def differences(checkpoints: Mapping[str, Checkpoint], accept: Iterable[str]) ->
         elif last in TRAINING or last.endswith(TRAINING_ENDS):
             training.append(key)
         elif _is_accepted(key, accepted):
-            yield f"{key} is {by_value(values.items())}, as accepted; the carrier's counts"
+            yield f"{key} is {by_value(values.items())}, as accepted; that of {carrier} counts"
         else:
             yield Reason(
                 "config",
@@ -86,9 +88,9 @@ def differences(checkpoints: Mapping[str, Checkpoint], accept: Iterable[str]) ->
                 f"`accept: [{key}]` if it changes nothing",
             )
     if generation:
-        yield f"{joined(generation)} differ; the carrier's count"
+        yield f"not the same in all: {joined(generation)}; that of {carrier} counts"
     if training:
-        yield f"{joined(training)} differ, which count in training only; the carrier's count"
+        yield f"not the same in all, and for training only: {joined(training)}"
     yield from _unknown(checkpoints, accepted)
 
 

@@ -171,7 +171,7 @@ def dtypes(checkpoints: Checkpoints, carrier: str) -> Iterator[Finding]:
     told = [w.name for w in checkpoints[carrier].tensors.values() if w.dtype in COPIED]
     if told:
         number = counted(len(told), "tensor")
-        yield f"{number} of whole numbers are copied from {carrier}: {kinds(told)}"
+        yield f"copied from {carrier}, not merged: {number} of whole numbers ({kinds(told)})"
     yield from _precisions(checkpoints, carrier)
 
 
@@ -221,7 +221,7 @@ def _precisions(checkpoints: Checkpoints, carrier: str) -> Iterator[Finding]:
         )
         for (dtype, its), number in other.items():
             tensors = counted(number, "tensor")
-            yield f"{tensors} of {name} are {dtype}, and {its} in {carrier}; float32 is between"
+            yield f"{tensors} of {name} are {dtype}, and {its} in {carrier}; merged in float32"
     wide = [name for name, one in checkpoints.items() if "F64" in _dtypes_of(one)]
     if wide:
         yield f"float64 of {joined(wide)} is merged in float32"

@@ -105,11 +105,11 @@ def _findings(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> Ite
     yield from distinctness(config, checkpoints)
     yield from likeness.names(checkpoints)
     if config.carrier not in checkpoints:
-        yield from differences(checkpoints, config.accept)
+        yield from differences(checkpoints, config.accept, config.carrier)
         return
     yield from likeness.shapes(checkpoints, vocabulary_tensors(checkpoints))
     yield from likeness.dtypes(checkpoints, config.carrier)
     yield from likeness.ties(checkpoints)
     yield from tokenizing(config, checkpoints)
-    yield from differences(checkpoints, config.accept)
+    yield from differences(checkpoints, config.accept, config.carrier)
     yield from fitting(config, checkpoints)

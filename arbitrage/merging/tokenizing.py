@@ -203,7 +203,7 @@ def _tokenizers(tongues: Tongues, alike: list[str]) -> Iterator[Finding]:
                 f"`accept: [{TOKENIZER_KEY}]` to take that of {tongues.carrier}",
             )
         elif parts := one.unlike(mine, SOFT):
-            yield f"{joined(parts)} of {name} differ; the tokenizer of {tongues.carrier} is taken"
+            yield f"{name} has other {joined(parts)}; the tokenizer of {tongues.carrier} is taken"
 
 
 def _otherness(one: Vocabulary, mine: Vocabulary) -> str:
@@ -226,7 +226,7 @@ def _templates(tongues: Tongues) -> Iterator[Finding]:
             f"(`like: {unlike[0]}` takes that model's, and its tokenizer and config)"
         )
     elif unlike:
-        yield f"chat templates of {joined(unlike)} differ; that of {tongues.carrier} is taken"
+        yield f"other chat templates in {joined(unlike)}; that of {tongues.carrier} is taken"
 
 
 def _template(checkpoint: Checkpoint) -> str:
