@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 
 from arbitrage import tables, tables_merge
 from arbitrage.merging.loading import load_merge
-from arbitrage.merging.merge import Refused, merge, opened
-from arbitrage.merging.preflight import examine
+from arbitrage.merging.merge import Refused, merge
+from arbitrage.merging.preflight import examine, open_all
 from arbitrage.progress import Progress, measured
 from arbitrage.stopping import stop_on_signals
 from arbitrage.terminal import MAKE, AsJson, Overrides, out
@@ -70,7 +70,8 @@ def one(
     """
     wanted = load_merge(config, overrides or ())
     if dry_run:
-        found = examine(wanted, opened(wanted), output)
+        checkpoints, unopened = open_all(wanted)
+        found = examine(wanted, checkpoints, output, unopened=unopened)
         _show(found, as_json=as_json)
         raise typer.Exit(2 if found.reasons else 0)
     progress = Progress(quiet=quiet)

@@ -21,6 +21,7 @@ from arbitrage.merging import elements, room
 from arbitrage.merging.checkpoint import Checkpoint, open_checkpoint
 from arbitrage.merging.config import MergeConfig, MergedModel
 from arbitrage.merging.configs import differences, flat
+from arbitrage.merging.merge import Refused, merge
 from arbitrage.merging.preflight import Examination, examine, open_all
 from arbitrage.merging.reasons import Reason, spans
 from arbitrage.tables_merge import figures, of_examination
@@ -505,3 +506,17 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
 def test_spans() -> None:
     assert spans([7, 3, 5, 6]) == "3, 5 to 7"
     assert spans(range(24, 32)) == "24 to 31"
+
+
+def test_a_merge_of_models_that_are_not_there_is_refused_with_all_reasons(tmp_path: Path) -> None:
+    pair(tmp_path, rms_norm_eps=3)
+    names = {name: {"model": str(tmp_path / name)} for name in ("a", "b", "gone", "away")}
+    with pytest.raises(Refused) as error:
+        merge(MergeConfig(method="linear", models=names), tmp_path / "out")
+    found = error.value.examination
+    assert [(one.about, one.where) for one in found.reasons] == [
+        ("model", "gone"),
+        ("model", "away"),
+        ("config", "rms_norm_eps"),
+    ]
+    assert not (tmp_path / "out").exists()

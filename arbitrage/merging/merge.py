@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from arbitrage.errors import LockedError, StoreError, UsageError
 from arbitrage.files import reason_of
 from arbitrage.identity import fingerprint
-from arbitrage.merging.checkpoint import open_checkpoint
 from arbitrage.merging.jobs import jobs_of
 from arbitrage.merging.layout import index_of, layout, slots_of
 from arbitrage.merging.output import Writer, sync_folder
@@ -32,7 +31,7 @@ from arbitrage.merging.papers import (
     write_manifest,
     write_papers,
 )
-from arbitrage.merging.preflight import examine
+from arbitrage.merging.preflight import examine, open_all
 from arbitrage.merging.room import WORK
 from arbitrage.merging.vocabulary import align, vocabulary_tensors
 
@@ -76,11 +75,13 @@ def merge(
 ) -> Merged:
     """Merges models into the folder `target`, or finds that it is there.
 
-    Raises Refused before a weight is read, ConfigError and InputError for models that are not there
-    or broken, UsageError where `target` holds something else, LockedError where another process
-    makes it, StoreError for a disk that is full or fails, Stopped.
+    Raises Refused before a weight is read, also for models that are not there or broken; InputError
+    for numbers that cannot be read or merged, UsageError where `target` holds something else,
+    LockedError where another process makes it, StoreError for a disk that fails, Stopped.
     """
-    checkpoints = opened(config)
+    checkpoints, unopened = open_all(config)
+    if unopened:
+        raise Refused(examine(config, checkpoints, target, unopened=unopened))
     identity = identity_of(config, checkpoints)
     if (known := _there(target, identity)) is not None:
         return Merged(target, known, made=False)
@@ -96,11 +97,6 @@ def merge(
         except OSError as error:
             raise StoreError(f"{target} cannot be written: {reason_of(error)}") from error
     return Merged(target, manifest, made=True)
-
-
-def opened(config: MergeConfig) -> dict[str, Checkpoint]:
-    """The models' folders, the base last. Raises ConfigError, InputError."""
-    return {name: open_checkpoint(name, model) for name, model in config.all_models().items()}
 
 
 def identity_of(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> str:
