@@ -29,9 +29,10 @@ class Block(BaseModel):
     @classmethod
     def _name_the_nearest_key(cls, value: Any) -> Any:
         if isinstance(value, dict):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in value:
-                if key not in cls.model_fields:
-                    raise ValueError(_unknown_key(str(key), list(cls.model_fields)))
+                if key not in known:
+                    raise ValueError(_unknown_key(str(key), known))
         return value
 
     def identity(self) -> dict[str, Any]:

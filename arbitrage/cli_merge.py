@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from arbitrage import tables, tables_merge
+from arbitrage.cli_sweep import sweep
 from arbitrage.merging.loading import load_merge
 from arbitrage.merging.merge import Refused, merge
 from arbitrage.merging.preflight import examine, open_all
@@ -50,6 +51,7 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(cls=_OneByDefault, help="Merge models of one architecture into one.")
     epilog = "A grid of merges, each evaluated: arbitrage merge sweep CONFIG.yaml (see its --help)."
     group.command(ONE, hidden=True, epilog=epilog)(one)
+    group.command("sweep")(sweep)
     app.add_typer(group, name="merge", rich_help_panel=MAKE)
 
 

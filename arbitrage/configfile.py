@@ -19,7 +19,7 @@ from arbitrage.errors import ConfigError
 from arbitrage.files import has_scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 Config = TypeVar("Config", bound=Block)
@@ -58,8 +58,11 @@ _UniqueKeys.add_implicit_resolver(
 )
 
 
-def load(path: Path, overrides: Iterable[str] = ()) -> Loaded:
-    """Reads a run's config file, applies `a.b=value` overrides, and validates it.
+def load(
+    path: Path, overrides: Iterable[str] = (), teachers: Mapping[str, Any] | None = None
+) -> Loaded:
+    """Reads a run's config file, applies `a.b=value` overrides, and validates it. `teachers` are
+    further ones by name, whose paths are absolute.
 
     Raises ConfigError, one sentence per mistake, each with the place in the file.
     """
@@ -67,7 +70,15 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Loaded:
     if "evaluation" in raw:
         raise ConfigError(f"{path} describes an evaluation; `arbitrage winrate {path}` runs it")
     _anchor_paths(raw, path.resolve().parent)
+    add(raw, "teachers", teachers)
     return Loaded(validated(RunConfig, raw, str(path)), text)
+
+
+def add(raw: dict[str, Any], key: str, more: Mapping[str, Any] | None) -> None:
+    """Adds entries to a block of a raw config; leaves wrong shapes to the validation."""
+    block = raw.get(key) or {}
+    if more and isinstance(block, dict):
+        raw[key] = {**block, **more}
 
 
 def raw_config(path: Path, overrides: Iterable[str], sources: str) -> tuple[dict[str, Any], str]:

@@ -23,6 +23,7 @@ from arbitrage.components import Fuser, Teacher
 from arbitrage.costs import Cost, costs_of
 from arbitrage.errors import InputError, UsageError
 from arbitrage.failures import failures
+from arbitrage.merging.papers import read_manifest
 from arbitrage.plan import read_state
 from arbitrage.results import Results
 from arbitrage.spending import paid
@@ -133,7 +134,7 @@ def of_run(place: str, label: str, *, several: bool = False) -> RunBoard:
             Entry(
                 teacher.name,
                 label,
-                "fuser" if isinstance(teacher, Fuser) else "teacher",
+                kind_of(teacher),
                 teacher.config.engine,
                 model_of(teacher.config.model),
                 teacher.config.license or "",
@@ -307,6 +308,15 @@ def figures_of(cost: Cost, samples: int) -> dict[str, float | None]:
         "tokens_per_s": cost.tokens_per_s,
         "requests_per_s": cost.requests_per_s,
     }
+
+
+def kind_of(teacher: Teacher) -> str:
+    """What a row is: the fuser, a merged model (its folder says how it was made), or a teacher."""
+    if isinstance(teacher, Fuser):
+        return "fuser"
+    model = teacher.config.model
+    is_merged = model is not None and read_manifest(Path(model)) is not None
+    return "merged" if is_merged else "teacher"
 
 
 def model_of(told: str | None) -> str:

@@ -29,6 +29,7 @@ from arbitrage.store import Store
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Mapping
 
     from arbitrage.budget import Budget
     from arbitrage.config import RunConfig
@@ -40,14 +41,22 @@ if TYPE_CHECKING:
     from arbitrage.winrate.config import WinrateConfig
 
 
-def run(loaded: Loaded, progress: Progress, stop: threading.Event, *, strict: bool) -> Summary:
+def run(
+    loaded: Loaded,
+    progress: Progress,
+    stop: threading.Event,
+    *,
+    strict: bool,
+    known: Mapping[str, str] | None = None,
+) -> Summary:
     """Makes everything that is missing and says what there is now.
 
-    `stop`, once set, ends the run cleanly after the answers in flight. Raises UsageError before
-    anything is written, LockedError when another driver is at work.
+    `stop`, once set, ends the run cleanly after the answers in flight. `known` holds fingerprints
+    by "kind/name" of parts whose model may be gone. Raises UsageError before anything is written,
+    LockedError when another driver is at work.
     """
     config = loaded.config
-    components = resolve(config)
+    components = resolve(config, known)
     store = opened(config.run, config)
     if store.has("evaluation.json"):
         raise UsageError(f"{store.address()} holds win rates; give `run:` a folder of its own")

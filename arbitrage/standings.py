@@ -38,7 +38,7 @@ class Column:
 COLUMNS = (
     Column("name", "name", "text", about="the teacher, or the data that was selected"),
     Column("run", "run", "text"),
-    Column("kind", "kind", "text"),
+    Column("kind", "kind", "text", about="teacher, merged, fuser, or arbitrage (selected)"),
     Column("engine", "engine", "text"),
     Column("model", "model", "text"),
     Column("license", "license", "text", about="of the model, as the config says"),

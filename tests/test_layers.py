@@ -39,7 +39,7 @@ STORY = (
     ),
     (
         *("options", "settings", "choices", "lock", "diary", "confusion", "loops", "quotas"),
-        *("measures", "winrate.entries", "winrate.scopes"),
+        *("measures", "winrate.entries", "winrate.scopes", "merging.outcome"),
     ),
     ("config", "gates", "directions", "selection", "card", "diversity", "winrate.remarks"),
     ("judging", "fusion", "advice", "winrate.config", "winrate.analysis", "merging.config"),
@@ -60,11 +60,11 @@ STORY = (
     ),
     (
         *("product", "baselines", "pairs", "replay", "winrate.sourcing", "desk"),
-        *("winrate.recorded_styles", "spending", "journal"),
+        *("winrate.recorded_styles", "spending", "journal", "merging.sweep_config"),
     ),
     (
         *("resumable", "demand", "readahead", "parts", "rounds", "attacks", "results", "worth"),
-        *("distributions", "winrate.contest", "winrate.recorded"),
+        *("distributions", "winrate.contest", "winrate.recorded", "merging.points"),
     ),
     ("answers", "costs", "cells", "closeup", "winrate.planner"),
     (
@@ -83,19 +83,19 @@ STORY = (
         *("exporting", "sides", "pipeline"),
     ),
     ("verdicts", "runs", "inspection", "leaderboard", "differences", "probe", "winrate.evaluation"),
-    ("report_view",),
-    ("report_matrix",),
-    ("report_tables",),
+    ("report_view", "merging.evaluating"),
+    ("report_matrix", "merging.sweep"),
+    ("report_tables", "merging.sweep_outlook"),
     ("tables",),
     (
         *("tables_plan", "tables_arbiter", "tables_gates", "tables_route", "terminal"),
         *("tables_leaderboard", "tables_export", "tables_diff", "winrate_page", "tables_winrate"),
-        *("tables_outlook", "tables_merge"),
+        *("tables_outlook", "tables_merge", "tables_sweep"),
     ),
-    ("tables_state", "tables_inspect", "cli_judgements", "report", "cli_winrate", "cli_merge"),
+    ("tables_state", "tables_inspect", "cli_judgements", "report", "cli_winrate", "cli_sweep"),
     (
         *("cli_look", "cli_report", "cli_leaderboard", "cli_diff", "cli_export", "cli_arbiter"),
-        *("cli_route",),
+        *("cli_route", "cli_merge"),
     ),
     ("cli",),
 )

@@ -22,7 +22,7 @@ from arbitrage.winrate.games import template_of
 from arbitrage.winrate.sourcing import source_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from arbitrage.winrate.config import JudgeConfig, ScoringConfig, WinrateConfig
 
@@ -96,8 +96,9 @@ class Contest(Components):
         raise KeyError(found)
 
 
-def contest_of(config: WinrateConfig) -> Contest:
-    """Fingerprints every part of a config.
+def contest_of(config: WinrateConfig, known: Mapping[str, str] | None = None) -> Contest:
+    """Fingerprints every part of a config. `known` holds fingerprints by "kind/name" that were
+    found earlier; such a model's folder is not looked at.
 
     Raises ConfigError for what is not there, for an unknown family, for a template that is none,
     and for two models that would answer alike.
@@ -106,7 +107,7 @@ def contest_of(config: WinrateConfig) -> Contest:
         family_of = families(config.families)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    entrants = tuple(_entrant(name, config, family_of) for name in config.models)
+    entrants = tuple(_entrant(name, config, family_of, known or {}) for name in config.models)
     _refuse_twins(entrants, "models", "give the same answers")
     judges = tuple(_judge(name, one, config, family_of) for name, one in config.judges.items())
     _refuse_twins(judges, "judges", "say the same verdicts")
@@ -128,12 +129,15 @@ def contest_of(config: WinrateConfig) -> Contest:
     )
 
 
-def _entrant(name: str, config: WinrateConfig, family_of: dict[str, str]) -> Entrant:
+def _entrant(
+    name: str, config: WinrateConfig, family_of: dict[str, str], known: Mapping[str, str]
+) -> Entrant:
     block, place = config.models[name], f"models.{name}"
     if isinstance(block, AnsweringModel):
-        identity = teacher_identity(place, block, config.seed)
+        found = known.get(f"candidates/{name}")
+        identity = teacher_identity(place, block, config.seed, look=not found)
         languages = coverage(place, block, family_of)
-        own = fingerprint(identity)
+        own = found or fingerprint(identity)
         return Teacher("candidates", name, identity, own, block, languages, config.seed)
     if isinstance(block, AnswersFile | FromRun):
         identity = source_identity(place, block)

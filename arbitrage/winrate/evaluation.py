@@ -27,6 +27,7 @@ from arbitrage.winrate.planner import read_contest
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Mapping
 
     from arbitrage.plan import Task
     from arbitrage.progress import Progress
@@ -54,14 +55,20 @@ class Evaluation(NamedTuple):
 
 
 def run(
-    loaded: Loaded, progress: Progress, stop: threading.Event, *, again: bool = False
+    loaded: Loaded,
+    progress: Progress,
+    stop: threading.Event,
+    *,
+    again: bool = False,
+    known: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Makes everything that is missing, with `again` what has failed before too, and sums up.
 
-    Raises UsageError before anything is written, LockedError when another driver is at work.
+    `known` holds fingerprints by "kind/name" of models that may be gone. Raises
+    UsageError before anything is written, LockedError when another driver is at work.
     """
     config = loaded.config
-    contest = contest_of(config)
+    contest = contest_of(config, known)
     store = opened(config.evaluation, config)
     if store.exists():
         raise UsageError(f"{store.address()} holds a run; give `evaluation:` a folder of its own")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arbitrage.configfile import (
+    add,
     anchor,
     anchor_served,
     anchor_sources,
@@ -19,7 +20,7 @@ from arbitrage.files import has_scheme
 from arbitrage.winrate.config import WinrateConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 
@@ -30,8 +31,11 @@ class Loaded(NamedTuple):
     text: str
 
 
-def load_winrate(path: Path, overrides: Iterable[str] = ()) -> Loaded:
-    """Reads an evaluation's config file, applies `a.b=value` overrides, and validates it.
+def load_winrate(
+    path: Path, overrides: Iterable[str] = (), models: Mapping[str, Any] | None = None
+) -> Loaded:
+    """Reads an evaluation's config file, applies `a.b=value` overrides, and validates it. `models`
+    are further ones by name, whose paths are absolute.
 
     Raises ConfigError, one sentence per mistake, each with the place in the file.
     """
@@ -39,6 +43,7 @@ def load_winrate(path: Path, overrides: Iterable[str] = ()) -> Loaded:
     if "teachers" in raw and "evaluation" not in raw:
         raise ConfigError(f"{path} describes a run; `arbitrage run {path}` makes it")
     _anchor_paths(raw, path.resolve().parent)
+    add(raw, "models", models)
     return Loaded(validated(WinrateConfig, raw, str(path)), text)
 
 
