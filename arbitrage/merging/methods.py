@@ -101,7 +101,7 @@ def _trimmed(block: Operands, *, rescale: bool) -> list[Array]:
     found = []
     for delta, mask, density in zip(_deltas(block), block.kept, block.densities, strict=True):
         if mask is not None:
-            delta *= mask
+            delta *= mask.astype(np.float32)
             if rescale and density > 0:
                 delta /= np.float32(density)
         found.append(delta)
@@ -117,9 +117,11 @@ def _elected(deltas: list[Array], block: Operands) -> Array:
     total = np.zeros_like(deltas[0])
     counted = np.zeros_like(deltas[0])
     for delta, weight in zip(deltas, block.weights, strict=True):
-        agrees = ((delta > 0) & positive) | ((delta < 0) & ~positive)
-        total += delta * agrees
-        counted += agrees * np.float32(weight)
+        agrees = (((delta > 0) & positive) | ((delta < 0) & ~positive)).astype(np.float32)
+        delta *= agrees
+        total += delta
+        agrees *= np.float32(weight)
+        counted += agrees
     if not block.normalize:
         return total
     counted[counted == 0] = 1

@@ -99,14 +99,17 @@ def drawn(key: NDArray[np.uint64], start: int, count: int, density: float) -> Ma
     words = -(-(skipped + count) // 2)
     source = np.random.Philox(key=key, counter=start // PER_COUNT)
     bits = source.random_raw(words).astype("<u8", copy=False).view("<u4")
-    return bits[skipped : skipped + count] < np.uint64(round(density * 2**32))
+    limit = min(round(density * 2**32), 2**32 - 1)
+    kept = bits[skipped : skipped + count] < np.uint32(limit)
+    return kept if density < 1 else np.ones_like(kept)
 
 
 def shares_of(pairs: Iterable[tuple[Array, Array]], t: float) -> tuple[float, float]:
     """How much each of two tensors counts on the arc between them, at `t` of it. Where they are
     nearly parallel, or one is nearly 0, the arc is a straight line."""
     dot = first = second = 0.0
-    for one, other in pairs:
+    for pair in pairs:
+        one, other = (part.astype(np.float64) for part in pair)
         dot += _dot(one, other)
         first += _dot(one, one)
         second += _dot(other, other)
@@ -118,9 +121,9 @@ def shares_of(pairs: Iterable[tuple[Array, Array]], t: float) -> tuple[float, fl
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 
 
-def _dot(one: Array, other: Array) -> float:
-    """In float64, added up in a fixed order."""
-    return float(np.multiply(one, other, dtype=np.float64).sum())
+def _dot(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Added up in a fixed order, which a product of the library for matrices has not."""
+    return float(np.einsum("i,i->", one, other))
 
 
 def paired(first: Iterable[Array], second: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
