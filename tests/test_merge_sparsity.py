@@ -54,10 +54,11 @@ def in_blocks(delta: Array, cuts: list[int]) -> list[Array]:
 def test_the_largest_are_kept_as_a_plain_sort_keeps_them(
     kind: str, seed: int, size: int, density: float, data: st.DataObject
 ) -> None:
-    """Wherever the tensor is cut."""
+    """Wherever the tensor is cut, and also where a sample misleads."""
     delta = vector(kind, seed, size)
     blocks = in_blocks(delta, data.draw(st.lists(st.integers(0, size), max_size=5)))
-    cut = cutoff(lambda: blocks, size, density)
+    some = data.draw(st.sampled_from([None, lambda: blocks[:1], lambda: blocks[::2]]))
+    cut = cutoff(lambda: blocks, size, density, some)
     if cut is None:
         assert plainly(delta, density).all()
         return
@@ -68,10 +69,11 @@ def test_the_largest_are_kept_as_a_plain_sort_keeps_them(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.9, 0.999])
-def test_large_tensors_are_trimmed_exactly(kind: str, density: float) -> None:
+@pytest.mark.parametrize("sampled", [True, False])
+def test_large_tensors_are_trimmed_exactly(kind: str, density: float, sampled: bool) -> None:
     delta = vector(kind, 7, 200_000)
     blocks = in_blocks(delta, [65_536, 65_537, 131_072])
-    cut = cutoff(lambda: blocks, len(delta), density)
+    cut = cutoff(lambda: blocks, len(delta), density, (lambda: blocks[:2]) if sampled else None)
     assert cut is not None
     trimmer = Trimmer(cut)
     kept = np.concatenate([trimmer.mask(block) for block in blocks])

@@ -52,7 +52,7 @@ HALF = np.uint32(0x7FFF)
 def read_bytes(path: Path, place: int, count: int) -> NDArray[np.uint8]:
     """Some bytes of a file. Raises OSError, EOFError where the file is shorter than it says."""
     found = np.empty(count, np.uint8)
-    left = memoryview(found)
+    left = found.data
     handle = os.open(path, os.O_RDONLY)
     try:
         if hasattr(os, "posix_fadvise"):

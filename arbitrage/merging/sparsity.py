@@ -18,6 +18,10 @@ from arbitrage.merging.methods import Array, Mask
 
 LOW_BITS = 15
 LOW = (1 << LOW_BITS) - 1
+MARGIN = 0.01
+"""How far, in shares of a tensor, a sample may err."""
+HELD = 1 << 24
+"""Magnitudes that are held at most for one tensor, of 4 bytes each."""
 PER_COUNT = 8
 """Draws of 32 bits that one step of the counter gives."""
 NEARLY_PARALLEL = 0.9995
@@ -40,14 +44,58 @@ def magnitudes(block: Array) -> NDArray[np.uint32]:
     return np.abs(block).view(np.uint32)
 
 
-def cutoff(blocks: Blocks, size: int, density: float) -> Cutoff | None:
+def cutoff(
+    blocks: Blocks, size: int, density: float, sample: Blocks | None = None
+) -> Cutoff | None:
     """Where to cut a tensor of `size` elements so that `density` of it is kept, at least one; none
-    where all is kept. Exact: the upper bits are counted first, then the lower ones among those."""
+    where all is kept. Exact. A `sample` of its blocks tells about where that is: then one pass over
+    all is enough, unless it misleads."""
     wanted = max(1, int(density * size)) if density > 0 else 0
     if wanted >= size:
         return None
     if wanted == 0:
         return Cutoff(1 << 31, 0)
+    found = _between(blocks, wanted, *_guessed(sample, density)) if sample else None
+    return found or _counted(blocks, wanted)
+
+
+def _guessed(sample: Blocks, density: float) -> tuple[int, int]:
+    """Magnitudes, as bits, between which the cut lies in all likelihood."""
+    bits = np.concatenate([magnitudes(block) for block in sample()])
+    if not len(bits):
+        return 0, 1 << 31
+    shares = (1 - density - MARGIN, 1 - density + MARGIN)
+    ranks = [min(len(bits) - 1, max(0, int(share * len(bits)))) for share in shares]
+    bits.partition(ranks)
+    low = 0 if shares[0] <= 0 else int(bits[ranks[0]])
+    return low, 1 << 31 if shares[1] >= 1 else int(bits[ranks[1]])
+
+
+def _between(blocks: Blocks, wanted: int, low: int, high: int) -> Cutoff | None:
+    """The cut, found among the magnitudes from `low` to `high` alone; none where it lies elsewhere,
+    or these are too many to be held."""
+    above, held = 0, 0
+    parts = []
+    for block in blocks():
+        bits = magnitudes(block)
+        near = bits[bits >= np.uint32(low)]
+        part = near[near <= np.uint32(high)]
+        above += len(near) - len(part)
+        held += len(part)
+        if held > HELD or above >= wanted:
+            return None
+        parts.append(part)
+    if above + held < wanted:
+        return None
+    kept = np.concatenate(parts)
+    place = len(kept) - (wanted - above)
+    kept.partition(place)
+    cut = kept[place]
+    return Cutoff(int(cut), wanted - above - int(np.count_nonzero(kept > cut)))
+
+
+def _counted(blocks: Blocks, wanted: int) -> Cutoff:
+    """The cut, whatever the magnitudes: upper bits are counted, then the lower ones among those."""
     upper = np.zeros(1 << (31 - LOW_BITS), np.int64)
     for block in blocks():
         upper += np.bincount(magnitudes(block) >> LOW_BITS, minlength=len(upper))

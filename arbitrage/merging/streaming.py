@@ -24,6 +24,10 @@ Masks = Callable[["Stretch", Array, Array], "Mask | None"]
 """What is kept of a block of a task vector: of a model's numbers, less the base's."""
 
 
+SAMPLED = 16
+"""Blocks of a tensor that tell about where its largest elements begin."""
+
+
 class Stretch(NamedTuple):
     """A block of the result: `length` elements from `start` on. Where rows are matched by token,
     `first` to `last` are the shared tokens in it."""
@@ -136,7 +140,13 @@ class Job:
 
     def _masks(self, model: Checkpoint, share: Share) -> Masks:
         if self.method.sparsify == "magnitude":
-            cut = cutoff(lambda: self._task_vector(model), self.compared, share.density)
+            some = self.stretches[:: max(1, len(self.stretches) // SAMPLED)]
+            cut = cutoff(
+                lambda: self._task_vector(model, self.stretches),
+                self.compared,
+                share.density,
+                lambda: self._task_vector(model, some),
+            )
             if cut is not None:
                 trimmer = Trimmer(cut)
                 return lambda stretch, model, base: trimmer.mask(model - base)
@@ -152,8 +162,8 @@ class Job:
             return self.numbers
         return len(self.matched.rows[self.matched.carrier]) * self.matched.width
 
-    def _task_vector(self, model: Checkpoint) -> Iterator[Array]:
-        for stretch in self.stretches:
+    def _task_vector(self, model: Checkpoint, stretches: list[Stretch]) -> Iterator[Array]:
+        for stretch in stretches:
             part = self.read(model, stretch)
             yield part - self.read(self.base, stretch) if self.base else part
 
