@@ -16,7 +16,9 @@ from arbitrage.amounts import size
 from arbitrage.merging.checkpoint import Checkpoint
 from arbitrage.merging.config import MergeConfig
 from arbitrage.merging.elements import BLOCK, FLOATS, NAMES, SIZES
+from arbitrage.merging.methods import METHODS
 from arbitrage.merging.reasons import Finding, Reason
+from arbitrage.merging.sparsity import HELD
 
 FIXED = 200_000_000
 """Bytes of the process itself, with its libraries."""
@@ -83,8 +85,10 @@ def memory_bytes(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> 
     """Bytes held at once at most."""
     arrays = 2 * len(checkpoints) + WORKING  # of each model a block as stored and as float32
     tensors = checkpoints[config.carrier].tensors.values()
-    block = min(BLOCK, max((_sane(weight.numbers) for weight in tensors), default=0))
-    blocks = config.threads * arrays * block * 4
+    largest = max((_sane(weight.numbers) for weight in tensors), default=0)
+    blocks = config.threads * arrays * min(BLOCK, largest) * 4
+    if METHODS[config.method].sparsify == "magnitude":  # what is near the cut, and side by side
+        blocks += config.threads * 2 * min(HELD, largest) * 4
     headers = sum(len(one.tensors) for one in checkpoints.values()) * PER_TENSOR
     tokens = sum(_sane(one.vocabulary_size or 0) for one in checkpoints.values()) * PER_TOKEN
     return FIXED + blocks + headers + tokens
