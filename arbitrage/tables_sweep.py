@@ -50,6 +50,8 @@ def of_sweep(found: Swept) -> RenderableType:
         parts.append(harmless(f"{PARTIAL} has no answers in some languages, not compared: {names}"))
     parts += [harmless(line) for line in _answered(shown)]
     parts += [harmless(f"{one.name}: {_said(one)}", "dim") for one in found.points if _hides(one)]
+    if gone := [one.name for one in found.points if one.state == "removed"]:
+        parts.append(harmless(f"removed once they were evaluated (`keep:`): {', '.join(gone)}"))
     for one in found.refused:
         parts += [harmless(f"refused: {one.name}: {why}", "red") for why in one.reasons]
     parts += [harmless(problem, "red") for problem in found.problems]
@@ -174,9 +176,7 @@ def _against(best: Outcome, name: str, what: str, unit: str, count: int) -> str:
         return f"{told}, not told apart."
     if gain.value - (gain.value - gain.low) * widened(count) > 0:
         return f"{told}, surely better{f', even as the best of {count}' if count > 1 else ''}."
-    return (
-        f"{told}, surely better had it alone been tried; as the best of {count}, maybe by chance."
-    )
+    return f"{told}, surely better if tried alone; as the best of {count} maybe by chance."
 
 
 def widened(count: int) -> float:
@@ -245,6 +245,10 @@ def of_outlook(found: SweepOutlook) -> RenderableType:
     if found.write_bytes > found.free_bytes:
         told.append("there is no room for all of them; the sweep would not begin")
     told.append(_asked(found))
+    if found.pairs is not None:
+        told.append(f"in all {found.pairs:,} pairs of models meet over each question")
+    if found.others:
+        told.append(f"merges that are no points of this grid: {', '.join(found.others)}")
     told += [f"{one.name} would be refused: {why}" for one in found.points for why in one.reasons]
     return Group(grid, Text(), *map(harmless, told))
 

@@ -386,6 +386,8 @@ def test_all_but_the_best_are_removed_and_neither_made_nor_asked_again(
         *("evaluated", "evaluated", "removed", "removed", "removed", "evaluated", "removed")
     ]
     assert [one.figures for one in kept.points] == [one.figures for one in full.points]
+    gone = [one.name for one in kept.points if one.state == "removed"]
+    assert f"removed once they were evaluated (`keep:`): {', '.join(gone)}" in shown(kept)
     again = swept(folder, asked, config_of(keep=2))
     assert (len(asked.merged), asked.tasks[-1]) == (len(NAMES), [])
     assert again == kept
@@ -451,6 +453,36 @@ def test_what_would_be_done_is_told_and_nothing_is_done(folder: Path, asked: Ask
     assert [one.state for one in found.points][:2] == ["there", "to be merged"]
     text = rendered(tables_sweep.of_outlook(found), 120)
     assert "each of the 6 merges to come is asked 36 prompts" in text
+
+
+def test_pairs_that_will_meet_and_merges_of_another_grid_are_told(
+    folder: Path, asked: Asked
+) -> None:
+    swept(folder, asked, config_of([{"method": "ties", "density": 0.3}]))
+    config = config_of(GRID, evaluate={"run": None, "winrate": "winrate.yaml"})
+    found = outlook_of(load_sweep(write_config(folder, config, "sweep.yaml")))
+    assert found.pairs == len(NAMES) + 3 - 1, "all meet the baseline"
+    [other] = found.others
+    assert Path(other).name.startswith("ties-")
+    told = yaml.safe_load((folder / "winrate.yaml").read_text())
+    del told["baseline"]
+    write_config(folder, told, "winrate.yaml")
+    assert outlook_of(load_sweep(folder / "sweep.yaml")).pairs == 10 * 9 // 2
+
+
+def test_an_evaluation_that_could_not_begin_is_known_before_anything_is_merged(
+    folder: Path, asked: Asked
+) -> None:
+    found = swept(folder, asked, config_of(GRID[:1], evaluate={"beside": {}}))
+    assert (found.beside, found.single) == ((), ""), "merges alone cover all languages"
+    shutil.rmtree(folder / "merges")
+    shutil.rmtree(folder / "run")
+    asked.merged.clear()
+    (folder / "prompts.jsonl").unlink()
+    with pytest.raises(UsageError, match="prompts"):
+        swept(folder, asked)
+    assert asked.merged == []
+    assert not (folder / "merges").exists()
 
 
 def test_merges_that_do_not_fit_are_not_begun(

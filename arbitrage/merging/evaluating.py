@@ -11,20 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arbitrage import baselines, configfile, pipeline
+from arbitrage import baselines, configfile, pipeline, prompts
 from arbitrage.config import RunConfig, TeacherConfig
 from arbitrage.configfile import load, raw_config, validated
-from arbitrage.errors import ArbitrageError, Stopped
+from arbitrage.errors import ArbitrageError, ConfigError, Stopped
 from arbitrage.identity import fingerprint
+from arbitrage.languages import families
 from arbitrage.merging.outcome import Rewards
 from arbitrage.plan import read_state
-from arbitrage.resolve import model_identity, teacher_identity
+from arbitrage.resolve import coverage, model_identity, resolve, teacher_identity
 from arbitrage.results import Results
 from arbitrage.store import Store
 from arbitrage.summary import store_gates
 from arbitrage.views import open_run
 from arbitrage.winrate import evaluation, loading
-from arbitrage.winrate.config import AnsweringModel
+from arbitrage.winrate.config import AnsweringModel, WinrateConfig
+from arbitrage.winrate.contest import contest_of
 from arbitrage.winrate.loading import load_winrate
 
 if TYPE_CHECKING:
@@ -170,6 +172,27 @@ def _without(
         return loaded._replace(config=loaded.config.model_copy(update={"teachers": teachers}))
     models = {name: one for name, one in loaded.config.models.items() if name not in twins}
     return loaded._replace(config=loaded.config.model_copy(update={"models": models}))
+
+
+def check(entry: Entered, absent: Collection[str]) -> None:
+    """Looks for what would keep the evaluation from beginning: engines, prompts, models, of which
+    some are still to be merged. Raises UsageError; writes nothing."""
+    config = entry.loaded.config
+    store = pipeline.opened(entry.place, config)
+    there = settled(without(entry, absent), {}).loaded.config
+    if isinstance(there, WinrateConfig):
+        if len(there.models) > 1:
+            contest = contest_of(there)
+            prompts.survey(prompts.find(there.questions, contest.covered, store))
+        return
+    if there.teachers:
+        resolve(there)
+    try:
+        family_of = families(there.families)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    asked = [coverage(name, model, family_of) for name, model in entry.models.items()]
+    prompts.survey(prompts.find(there.prompts, frozenset().union(*asked), store))
 
 
 def answered(entry: Entered, contents: Mapping[str, str]) -> frozenset[str]:

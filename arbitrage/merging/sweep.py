@@ -26,6 +26,7 @@ from arbitrage.merging.elements import SIZES
 from arbitrage.merging.evaluating import (
     Entered,
     answered,
+    check,
     entered,
     evaluate_all,
     rewards_of,
@@ -131,6 +132,12 @@ class Planned:
         """Points that are to be merged."""
         return [one for one in self.points if not self.is_there(one) and one.name not in self.gone]
 
+    @property
+    def others(self) -> list[Path]:
+        """Merges in the sweep's folder that are no points of its grid, as it was changed."""
+        there = self.folder.glob(f"*/{MANIFEST}")
+        return sorted({path.parent for path in there} - set(self.places.values()))
+
     def size_of(self, point: Point) -> int:
         """Bytes of its tensors."""
         return self.models.size_of(point.config)
@@ -231,6 +238,7 @@ def sweep(
     room for all, Stopped where it was told to stop, LockedError where another sweep is at work.
     """
     _check_disk(plan)
+    check(plan.entry, [point.name for point in plan.points if not plan.is_there(point)])
     plan.folder.mkdir(parents=True, exist_ok=True)
     store = Store(plan.folder)
     with store.lock() as held:

@@ -39,7 +39,9 @@ class PointOutlook:
 @dataclass(frozen=True)
 class SweepOutlook:
     """What is left. `asked`: requests that are left of models that are there, by stage;
-    `prompts`: those that every model to come will be asked about, none where nobody knows."""
+    `prompts`: those that every model to come will be asked about, none where nobody knows. `pairs`:
+    of models that will meet, none where an Arbiter scores. `others`: folders of merges that are no
+    points of the grid."""
 
     points: tuple[PointOutlook, ...]
     beside: dict[str, str]
@@ -49,6 +51,8 @@ class SweepOutlook:
     asked: dict[str, int]
     prompts: int | None
     unit: str
+    pairs: int | None
+    others: tuple[str, ...] = ()
 
     @property
     def coming(self) -> int:
@@ -70,7 +74,19 @@ def outlook_of(loaded: sweep_config.Loaded) -> SweepOutlook:
     size = sum(one.size_bytes for one in points if one.state == MISSING)
     unit = "prompts" if there.is_run else "questions"
     place = plan.entry.place
-    return SweepOutlook(points, plan.beside, size, plan.free_bytes, place, asked, prompts, unit)
+    return SweepOutlook(
+        *(points, plan.beside, size, plan.free_bytes, place, asked, prompts, unit),
+        pairs=_pairs(plan.entry, sum(one.state == REFUSED for one in points)),
+        others=tuple(map(str, plan.others)),
+    )
+
+
+def _pairs(entry: Entered, refused: int) -> int | None:
+    """How many pairs of models will meet: all with the baseline, or each with each."""
+    if isinstance(entry.loaded, Loaded):
+        return None
+    count = len(entry.loaded.config.models) - refused
+    return count - 1 if entry.loaded.config.baseline else count * (count - 1) // 2
 
 
 def _point(plan: Planned, point: Point) -> PointOutlook:
