@@ -12,8 +12,7 @@ from typer.core import TyperGroup
 from arbitrage import tables, tables_merge
 from arbitrage.cli_sweep import sweep
 from arbitrage.merging.loading import load_merge
-from arbitrage.merging.merge import Refused, merge
-from arbitrage.merging.preflight import examine, open_all
+from arbitrage.merging.merge import Refused, look, merge
 from arbitrage.progress import Progress, measured
 from arbitrage.stopping import stop_on_signals
 from arbitrage.terminal import MAKE, AsJson, Overrides, out
@@ -72,13 +71,15 @@ def one(
     """
     wanted = load_merge(config, overrides or ())
     if dry_run:
-        checkpoints, unopened = open_all(wanted)
-        found = examine(wanted, checkpoints, output, unopened=unopened)
+        found = look(wanted, output)
         _show(found, as_json=as_json)
         raise typer.Exit(2 if found.reasons else 0)
     progress = Progress(quiet=quiet)
     try:
-        with stop_on_signals(progress) as stop, measured("merging", quiet=quiet) as tell:
+        with (
+            stop_on_signals(progress, "the blocks at hand") as stop,
+            measured("merging", quiet=quiet) as tell,
+        ):
             merged = merge(wanted, output, tell, stop)
     except Refused as refused:
         _show(refused.examination, as_json=as_json)

@@ -196,7 +196,10 @@ def anchor(
     leads out of that environment."""
     if not isinstance(block, dict) or not isinstance(block.get(key), str) or not block[key]:
         return
-    place = folder / Path(block[key]).expanduser()
+    try:
+        place = folder / Path(block[key]).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {block[key]} begins in a home that nobody here has") from error
     says_path = block[key].startswith((".", "/", "~"))
     if not only_if_there or says_path or place.is_dir():
         block[key] = str(place.resolve()) if place.exists() and through_links else _normal(place)

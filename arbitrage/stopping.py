@@ -20,8 +20,11 @@ END_S = 10.0
 
 
 @contextlib.contextmanager
-def stop_on_signals(progress: Progress) -> Iterator[threading.Event]:
-    """An event that SIGINT, SIGTERM and SIGUSR1 set; the second raises Stopped in the driver."""
+def stop_on_signals(
+    progress: Progress, last: str = "the answers in flight"
+) -> Iterator[threading.Event]:
+    """An event that SIGINT, SIGTERM and SIGUSR1 set; the second raises Stopped in the driver.
+    `last`: what is still done after the first."""
     stop = threading.Event()
 
     def handle(number: int, frame: Any) -> None:
@@ -30,7 +33,7 @@ def stop_on_signals(progress: Progress) -> Iterator[threading.Event]:
             raise Stopped("stopped at once; the next run goes on from what was finished")
         stop.set()
         name = "Ctrl-C" if number == signal.SIGINT else "the signal"
-        progress.say(f"stopping after the answers in flight; repeat {name} to stop at once")
+        progress.say(f"stopping after {last}; repeat {name} to stop at once")
 
     earlier = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:

@@ -51,7 +51,7 @@ STORY = (
     ("routers.lifts", "merging.jobs", "merging.output", "merging.configs", "merging.fitting"),
     (
         *("routers.everyone", "routers.fixed", "routers.drawn", "routers.learned"),
-        *("routers.cascade", "routers.adaptive", "merging.tokenizing"),
+        *("routers.cascade", "routers.adaptive", "merging.tokenizing", "merging.workplace"),
     ),
     ("configfile", "store", "sources", "validation", "engines", "routers", "merging.preflight"),
     (

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from arbitrage.merging.methods import Array
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+HUB_FILES = (
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py", "README.md"),
+)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 ADAPTER = "adapter_config.json"
 
@@ -83,6 +85,11 @@ class Checkpoint:
                 found.append([path.name, state.st_size, state.st_mtime_ns, state.st_ino])
         return fingerprint([os.fspath(self.folder.resolve()), found])
 
+    def files_now(self) -> dict[str, tuple[int, ...]]:
+        """Size, time and inode of the files with its weights. Raises OSError."""
+        states = {name: (self.folder / name).stat() for name in sorted(self.starts)}
+        return {n: (one.st_size, one.st_mtime_ns, one.st_ino) for n, one in states.items()}
+
     @cached_property
     def shape_digest(self) -> str:
         """Of names, shapes and dtypes of all tensors: equal for models of one architecture."""
@@ -110,6 +117,11 @@ def open_checkpoint(name: str, model: MergedModel) -> Checkpoint:
 def _folder(name: str, model: MergedModel) -> Path:
     folder = Path(model.model).expanduser()
     if folder.is_dir():
+        if model.revision is not None:
+            raise ConfigError(
+                f"{name}: {folder} is a folder, which has no `revision:`; drop it, or name the "
+                "model as the hub does"
+            )
         return folder
     if model.model.startswith(("/", ".", "~")):
         raise ConfigError(f"{name}: there is no model folder {model.model}")

@@ -31,6 +31,8 @@ Setting = Curve | dict[str, Curve]
 MethodName = Literal["linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
 Precision = Literal["float32", "float16", "bfloat16"]
 BASE = "base"
+PATTERNED = frozenset({"weight", "density", "t"})
+"""What may be told by patterns."""
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", re.IGNORECASE)
@@ -72,6 +74,14 @@ def _checked(setting: Setting, low: float, high: float, what: str) -> Setting:
 
 class _Shares(Block):
     """What is checked the same for all models and for one."""
+
+    def identity(self) -> dict[str, Any]:
+        """As that of a block, but that the order of patterns counts."""
+        found = super().identity()
+        for name in PATTERNED & found.keys():
+            if isinstance(found[name], dict):
+                found[name] = {"patterns": [[*pair] for pair in found[name].items()]}
+        return found
 
     @field_validator("weight", check_fields=False)
     @classmethod

@@ -10,19 +10,20 @@ not made again.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
+import shutil
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from arbitrage.errors import LockedError, StoreError, UsageError
+from arbitrage.errors import InputError, StoreError, UsageError
 from arbitrage.files import reason_of
 from arbitrage.identity import fingerprint
 from arbitrage.merging.jobs import jobs_of
 from arbitrage.merging.layout import index_of, layout, slots_of
-from arbitrage.merging.output import Writer, sync_folder
+from arbitrage.merging.output import Writer
 from arbitrage.merging.papers import (
     CARD,
     card_of,
@@ -32,12 +33,11 @@ from arbitrage.merging.papers import (
     write_papers,
 )
 from arbitrage.merging.preflight import examine, open_all
-from arbitrage.merging.room import WORK
 from arbitrage.merging.vocabulary import align, vocabulary_tensors
+from arbitrage.merging.workplace import give_name, remove_marks, workplace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Collection, Iterator, Mapping
 
     from arbitrage.merging.checkpoint import Checkpoint
     from arbitrage.merging.config import MergeConfig
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 FORM = 1
 """Of what a merge makes of the same inputs; another number makes merges begin anew."""
-LOCK, IDENTITY = "lock", "identity"
 
 
 class Refused(UsageError):  # noqa: N818 - an answer, not a fault
@@ -79,24 +78,41 @@ def merge(
     for numbers that cannot be read or merged, UsageError where `target` holds something else,
     LockedError where another process makes it, StoreError for a disk that fails, Stopped.
     """
+    place = Path(os.path.realpath(target))
     checkpoints, unopened = open_all(config)
     if unopened:
-        raise Refused(examine(config, checkpoints, target, unopened=unopened))
+        raise Refused(examine(config, checkpoints, place, unopened=unopened))
     identity = identity_of(config, checkpoints)
-    if (known := _there(target, identity)) is not None:
+    if (known := _there(place, identity)) is not None:
+        with suppress(OSError):  # a folder that cannot be written to is whole all the same
+            remove_marks(place)
         return Merged(target, known, made=False)
-    examination = examine(config, checkpoints, target)
+    examination = examine(config, checkpoints, place)
     if examination.reasons:
         raise Refused(examination)
     shards = layout(slots_of(config, checkpoints[config.carrier]), config.shard_size)
     manifest = manifest_of(config, checkpoints, shards, identity, examination.remarks)
-    with _workplace(target, identity) as work:
-        _write_weights(work, config, checkpoints, shards, tell, stop or Event())
+    with workplace(place, identity) as work:
+        if (known := _there(place, identity)) is not None:  # another process made it meanwhile
+            shutil.rmtree(work)
+            return Merged(target, known, made=False)
+        with _unchanged(checkpoints.values()):
+            _write_weights(work, config, checkpoints, shards, tell, stop or Event())
         try:
-            _complete(work, target, config, checkpoints, shards, manifest)
+            _complete(work, place, config, checkpoints, shards, manifest)
         except OSError as error:
             raise StoreError(f"{target} cannot be written: {reason_of(error)}") from error
     return Merged(target, manifest, made=True)
+
+
+def look(config: MergeConfig, target: Path) -> Examination:
+    """What there is to say of a merge before it is made; writes nothing. Raises UsageError where
+    `target` holds something else."""
+    place = Path(os.path.realpath(target))
+    checkpoints, unopened = open_all(config)
+    if not unopened:
+        _there(place, identity_of(config, checkpoints))
+    return examine(config, checkpoints, place, unopened=unopened)
 
 
 def identity_of(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> str:
@@ -109,6 +125,8 @@ def _there(target: Path, identity: str) -> dict[str, Any] | None:
     """The manifest of the same merge, if that is what the folder holds; none where there is no
     folder or an empty one. Raises UsageError for anything else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        if os.path.ismount(target):
+            raise UsageError(f"{target} is the root of a disk; name a folder in it with -o")
         return None
     known = read_manifest(target)
     if known is None:
@@ -121,35 +139,26 @@ def _there(target: Path, identity: str) -> dict[str, Any] | None:
     return known
 
 
-@contextlib.contextmanager
-def _workplace(target: Path, identity: str) -> Iterator[Path]:
-    """The folder in which the result is made, held by this process alone; what is in it is of this
-    merge. Raises LockedError, StoreError."""
-    work = target.with_name(f"{target.name}{WORK}")
+@contextmanager
+def _unchanged(checkpoints: Collection[Checkpoint]) -> Iterator[None]:
+    """Raises InputError where weights are others at the end than at the beginning: half of the
+    result would be of the old ones."""
+    before = _files_of(checkpoints)
+    yield
+    after = _files_of(checkpoints)
+    changed = [name for name, files in before.items() if files != after[name]]
+    if changed:
+        raise InputError(
+            f"the weights of {', '.join(changed)} changed while they were merged; the same command "
+            "merges them as they are now"
+        )
+
+
+def _files_of(checkpoints: Collection[Checkpoint]) -> dict[str, dict[str, tuple[int, ...]]]:
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / LOCK).open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(f"another process makes {target} now; wait for it") from None
-            _begin(work, identity)
-            yield work
+        return {one.name: one.files_now() for one in checkpoints}
     except OSError as error:
-        raise StoreError(f"{work} cannot be written: {reason_of(error)}") from error
-
-
-def _begin(work: Path, identity: str) -> None:
-    """Keeps what an earlier call made of the same merge, and that alone."""
-    mark = work / IDENTITY
-    known = mark.read_text(encoding="ascii") if mark.is_file() else ""
-    for path in work.iterdir():
-        is_kept = path.name == LOCK or (known == identity and path.suffix == ".safetensors")
-        if not is_kept and path.name != IDENTITY and path.is_file():
-            path.unlink()
-    if known != identity:
-        mark.write_text(identity, encoding="ascii")
-        sync_folder(work)
+        raise InputError(f"{error.filename} cannot be read: {reason_of(error)}") from error
 
 
 def _write_weights(
@@ -182,13 +191,4 @@ def _complete(
         (work / index[0]).write_text(index[1], encoding="utf-8")
     (work / CARD).write_text(card_of(target.name, manifest), encoding="utf-8")
     write_manifest(work, manifest)
-    for name in (IDENTITY, LOCK):
-        (work / name).unlink()
-    for path in work.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(work)
-    if target.is_dir():
-        target.rmdir()  # an empty one, which a folder may not always be moved onto
-    work.rename(target)
-    sync_folder(target.resolve().parent)
+    give_name(work, target)

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 Array: TypeAlias = "NDArray[np.float32]"
 Mask: TypeAlias = "NDArray[np.bool_]"
 
+ROUNDING = np.float32(1e-6)
+"""A sum of weights is nothing from this part of their size on: what is left is rounding."""
+
 
 class Operands(NamedTuple):
     """One block of a tensor in all models, with what the method is told.
@@ -25,6 +28,7 @@ class Operands(NamedTuple):
     `models` and `base`: arrays of one size. `weights` and `densities`: one per model. `kept`: which
     elements of each task vector are kept; none: all. `normalize`: divide by the sum of the weights.
     `scale`: of the merged task vector. `shares`: of slerp's two models, by the angle between them.
+    `deltas`: the task vectors where they were made already; a method may change them.
     """
 
     models: Sequence[Array]
@@ -35,6 +39,7 @@ class Operands(NamedTuple):
     normalize: bool = False
     scale: float = 1.0
     shares: tuple[float, float] = (0.5, 0.5)
+    deltas: Sequence[Array] = ()
 
 
 def linear(block: Operands) -> Array:
@@ -93,7 +98,7 @@ def _base(block: Operands) -> Array:
 
 def _deltas(block: Operands) -> list[Array]:
     base = _base(block)
-    return [model - base for model in block.models]
+    return list(block.deltas) or [model - base for model in block.models]
 
 
 def _trimmed(block: Operands, *, rescale: bool) -> list[Array]:
@@ -113,18 +118,24 @@ def _elected(deltas: list[Array], block: Operands) -> Array:
     with `normalize` divided by the weights of those who have a part in it."""
     for delta, weight in zip(deltas, block.weights, strict=True):
         delta *= np.float32(weight)
-    positive = sum(deltas[1:], start=deltas[0].copy()) >= 0
+    elected = deltas[0].copy()
+    for delta in deltas[1:]:
+        elected += delta
+    positive = elected >= 0
     total = np.zeros_like(deltas[0])
     counted = np.zeros_like(deltas[0])
+    size = np.zeros_like(deltas[0]) if min(block.weights) < 0 else counted
     for delta, weight in zip(deltas, block.weights, strict=True):
-        agrees = (((delta > 0) & positive) | ((delta < 0) & ~positive)).astype(np.float32)
+        agrees = (((delta > 0) == positive) & (delta != 0)).astype(np.float32)
         delta *= agrees
         total += delta
+        if size is not counted:
+            size += agrees * np.float32(abs(weight))
         agrees *= np.float32(weight)
         counted += agrees
     if not block.normalize:
         return total
-    counted[counted == 0] = 1
+    counted[np.abs(counted) <= ROUNDING * size] = 1
     total /= counted
     return total
 

@@ -66,10 +66,18 @@ class Writer:
                 with self._blamed(shard):
                     handle = self._filled(shard, pool)
                 if published is not None:
-                    published.result()
+                    self._await(published, handle)
                 published = publisher.submit(self._publish, shard, handle)
             if published is not None:
                 published.result()
+
+    def _await(self, published: Future[None], handle: int) -> None:
+        """Waits for a file to have its name. `handle`: of the next one, closed where that fails."""
+        try:
+            published.result()
+        except BaseException:
+            os.close(handle)
+            raise
 
     def _is_there(self, shard: Shard) -> bool:
         path = self._folder / shard.file
@@ -123,13 +131,16 @@ class Writer:
         place = offset + slot.start
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
             for stored in self._stored(slot):
-                if self._stop.is_set():
-                    raise Stopped("stopped on request; the same command goes on from here")
+                self._check()
                 write_at(handle, stored, place)
                 place += stored.nbytes
                 with self._lock:
                     self._done += stored.nbytes
                     self._tell(self._done, self._all)
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped("stopped on request; the same command goes on from here")
 
     def _stored(self, slot: Slot) -> Iterator[NDArray[np.generic]]:
         job = self._jobs[slot.name]
@@ -139,7 +150,7 @@ class Writer:
                     count = min(BLOCK, slot.numbers - start)
                     yield self._carrier.read_raw(slot.name, start, count)
                 return
-            for _, values in job.blocks():
+            for _, values in job.blocks(self._check):
                 stored = from_float32(values, slot.dtype)
                 if not _is_sound(stored, values, slot.dtype):
                     raise InputError(_unsound(job, values, slot))
@@ -190,9 +201,9 @@ def _unsound(job: Job, values: NDArray[np.float32], slot: Slot) -> str:
             f"{slot.name} has numbers too large for {LONG_NAMES.get(slot.dtype, slot.dtype)}; "
             "set `dtype:` to bfloat16 or float32"
         )
-    for model in [*job.models, *([job.base] if job.base else [])]:
-        for stretch in job.stretches:
-            if not np.isfinite(model.read(slot.name, stretch.start, stretch.length)).all():
+    for stretch in job.stretches:
+        for model, numbers in job.inputs(stretch):
+            if not np.isfinite(numbers).all():
                 return f"{slot.name} of {model.name} holds NaN or infinity; mend or drop that model"
     return f"{slot.name} overflows float32 when it is merged; choose smaller weights or `scale:`"
 

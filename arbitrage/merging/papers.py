@@ -47,6 +47,8 @@ def write_papers(folder: Path, carrier: Checkpoint, config: MergeConfig) -> None
     ):
         if (carrier.folder / name).is_file():
             shutil.copyfile(carrier.folder / name, folder / name)
+    if not (carrier.folder / CONFIG).is_file():
+        return
     told = {key: value for key, value in carrier.config.items() if key != PLACE}
     (folder / CONFIG).write_text(json.dumps(_cast(told, config.dtype), indent=2) + "\n")
 
@@ -183,13 +185,14 @@ def front_of(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
     """What the cards of the models say of license and languages: the license where all say the same
     one, and the languages of any."""
     cards = [front_matter(checkpoint.folder / CARD) for checkpoint in checkpoints.values()]
-    licenses = {str(card.get(LICENSE)) for card in cards}
+    licenses = {card.get(LICENSE) if isinstance(card.get(LICENSE), str) else "" for card in cards}
     codes: set[str] = set()
     for card in cards:
         told = card.get(LANGUAGE) or []
-        codes |= {str(code) for code in (told if isinstance(told, list) else [told])}
+        listed = told if isinstance(told, list) else [told]
+        codes |= {code for code in listed if isinstance(code, str) and code}
     found: dict[str, Any] = {LANGUAGE: sorted(codes)} if codes else {}
-    if len(licenses) == 1 and "None" not in licenses:
+    if len(licenses) == 1 and "" not in licenses:
         found[LICENSE] = licenses.pop()
     return found
 
@@ -198,7 +201,12 @@ def front_matter(path: Path) -> dict[str, Any]:
     """The front matter of a model card; empty where there is none that can be read."""
     try:
         parts = path.read_text(encoding="utf-8").split("---\n", 2)
-        told = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        told = _plain_yaml(parts[1]) if len(parts) == 3 and not parts[0] else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _plain_yaml(text: str) -> Any:
+    """YAML whose values are all text: `no` is Norwegian, and no date is wrong."""
+    return yaml.load(text, yaml.BaseLoader)  # noqa: S506 - it makes no objects

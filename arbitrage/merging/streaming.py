@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +19,11 @@ from arbitrage.merging.elements import BLOCK
 from arbitrage.merging.methods import Array, Mask, Method, Operands
 from arbitrage.merging.sparsity import Trimmer, cutoff, drawn, key_of, shares_of
 
-Masks = Callable[["Stretch", Array, Array], "Mask | None"]
-"""What is kept of a block of a task vector: of a model's numbers, less the base's."""
+Masks = Callable[["Stretch", Array], "Mask | None"]
+"""What is kept of a block of a task vector."""
+
+Check = Callable[[], None]
+"""Raises what ends the work, such as Stopped."""
 
 
 SAMPLED = 16
@@ -70,16 +72,18 @@ class Job:
     seed: int = 0
     matched: Matched | None = None
 
-    def blocks(self) -> Iterator[tuple[int, Array]]:
-        """The merged tensor: where each block starts, and its numbers. Raises OSError, EOFError."""
-        make = self._maker()
+    def blocks(self, check: Check = lambda: None) -> Iterator[tuple[int, Array]]:
+        """The merged tensor: where each block starts, and its numbers. `check` is called for every
+        block that is read beforehand. Raises OSError, EOFError, what `check` raises."""
+        make = self._maker(check)
         for stretch in self.stretches:
             merged = make(stretch)
             yield stretch.start, merged if self.matched is None else self._around(stretch, merged)
 
-    @cached_property
+    @property
     def stretches(self) -> list[Stretch]:
-        """All blocks, in order; of whole rows where rows are matched."""
+        """All blocks, in order; of whole rows where rows are matched. Made anew each time, as there
+        is a job for every tensor of a model."""
         if self.matched is None:
             starts = range(0, self.numbers, BLOCK)
             return [Stretch(start, min(BLOCK, self.numbers - start)) for start in starts]
@@ -105,6 +109,14 @@ class Job:
         parts = [model.read(self.name, int(run[0]) * width, len(run) * width) for run in runs]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def inputs(self, stretch: Stretch) -> Iterator[tuple[Checkpoint, Array]]:
+        """All that a block is made of, by model."""
+        for model in [*self.models, *([self.base] if self.base else [])]:
+            if self.matched is not None and model.name == self.matched.carrier:
+                yield model, model.read(self.name, stretch.start, stretch.length)
+            else:
+                yield model, self.read(model, stretch)
+
     def _around(self, stretch: Stretch, merged: Array) -> Array:
         """A whole block: rows that not all models share stay those of the carrier."""
         matched = self.matched
@@ -118,42 +130,39 @@ class Job:
         whole.reshape(-1, matched.width)[inside] = merged.reshape(-1, matched.width)
         return whole
 
-    def _maker(self) -> Callable[[Stretch], Array]:
+    def _maker(self, check: Check) -> Callable[[Stretch], Array]:
         """What makes a block of the result, all that is about the whole tensor being known."""
-        masks = [self._masks(*told) for told in zip(self.models, self.shares, strict=True)]
+        masks = [self._masks(*told, check) for told in zip(self.models, self.shares, strict=True)]
         weights = [share.weight for share in self.shares]
         densities = [share.density for share in self.shares]
-        shares = self._shares()
+        shares = self._shares(check)
 
         def make(stretch: Stretch) -> Array:
             models = [self.read(model, stretch) for model in self.models]
             base = self.read(self.base, stretch) if self.base else None
-            kept = (
-                [mask(stretch, model, base) for mask, model in zip(masks, models, strict=True)]
-                if base is not None
-                else []
-            )
-            told = (self.normalize, self.scale, shares)
+            deltas = [] if base is None else [model - base for model in models]
+            kept = [mask(stretch, delta) for mask, delta in zip(masks, deltas, strict=False)]
+            told = (self.normalize, self.scale, shares, deltas)
             return self.method.function(Operands(models, weights, base, densities, kept, *told))
 
         return make
 
-    def _masks(self, model: Checkpoint, share: Share) -> Masks:
+    def _masks(self, model: Checkpoint, share: Share, check: Check) -> Masks:
         if self.method.sparsify == "magnitude":
             some = self.stretches[:: max(1, len(self.stretches) // SAMPLED)]
             cut = cutoff(
-                lambda: self._task_vector(model, self.stretches),
+                lambda: self._task_vector(model, self.stretches, check),
                 self.compared,
                 share.density,
-                lambda: self._task_vector(model, some),
+                lambda: self._task_vector(model, some, check),
             )
             if cut is not None:
                 trimmer = Trimmer(cut)
-                return lambda stretch, model, base: trimmer.mask(model - base)
+                return lambda stretch, delta: trimmer.mask(delta)
         elif self.method.sparsify == "random" and share.density < 1:
             key = key_of(self.seed, model.name, self.name)
-            return lambda stretch, model, base: self._drawn(key, stretch, share.density)
-        return lambda stretch, model, base: None
+            return lambda stretch, delta: self._drawn(key, stretch, share.density)
+        return lambda stretch, delta: None
 
     @property
     def compared(self) -> int:
@@ -162,8 +171,11 @@ class Job:
             return self.numbers
         return len(self.matched.rows[self.matched.carrier]) * self.matched.width
 
-    def _task_vector(self, model: Checkpoint, stretches: list[Stretch]) -> Iterator[Array]:
+    def _task_vector(
+        self, model: Checkpoint, stretches: list[Stretch], check: Check
+    ) -> Iterator[Array]:
         for stretch in stretches:
+            check()
             part = self.read(model, stretch)
             yield part - self.read(self.base, stretch) if self.base else part
 
@@ -176,9 +188,13 @@ class Job:
         inside = rows - stretch.start // self.matched.width
         return mask.reshape(-1, self.matched.width)[inside].reshape(-1)
 
-    def _shares(self) -> tuple[float, float]:
+    def _shares(self, check: Check) -> tuple[float, float]:
         if "t" not in self.method.settings:
             return (1.0, 1.0)
+        return shares_of(self._pairs(check), self.t)
+
+    def _pairs(self, check: Check) -> Iterator[tuple[Array, Array]]:
         one, other = self.models
-        pairs = ((self.read(one, place), self.read(other, place)) for place in self.stretches)
-        return shares_of(pairs, self.t)
+        for stretch in self.stretches:
+            check()
+            yield self.read(one, stretch), self.read(other, stretch)

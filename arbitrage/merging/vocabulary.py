@@ -8,6 +8,7 @@ runs none. A token is its text; a row is its id. An id of two texts is the added
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 PLAIN, LINES = "vocab.json", "vocab.txt"
 ADDED = "added_tokens.json"
+BESIDE = {PLAIN: (ADDED, "merges.txt"), LINES: (ADDED,)}
+"""What a vocabulary goes on in."""
 OPAQUE = ("*.model", "tekken.json", "*.tiktoken")
 """Files whose content is not looked at."""
 HARD = ("model", "merges", "normalizer", "pre_tokenizer")
@@ -91,9 +94,7 @@ def _read(folder: Path, known: dict[str, Vocabulary]) -> Vocabulary:
     if source is None:
         return Vocabulary()
     try:
-        files = (
-            [source, folder / ADDED, folder / "merges.txt"] if source.name == PLAIN else [source]
-        )
+        files = [source, *(folder / name for name in BESIDE.get(source.name, ()))]
         data = [path.read_bytes() for path in files if path.is_file()]
         content = hashlib.blake2b(b"\0".join([source.name.encode(), *data])).hexdigest()
         if content not in known:
@@ -122,8 +123,10 @@ def _parsed(name: str, data: list[bytes], content: str) -> Vocabulary:
         mappings = [json.loads(part) for part in data if part.lstrip().startswith(b"{")]
         tokens = {token: row for mapping in mappings for token, row in mapping.items()}
     elif name == LINES:
-        lines = data[0].decode("utf-8").splitlines()
-        tokens = {token: row for row, token in enumerate(lines)}
+        lines = io.StringIO(data[0].decode("utf-8"), newline=None)  # a token may be any other end
+        tokens = {line.rstrip("\n"): row for row, line in enumerate(lines)}
+        for part in data[1:]:
+            tokens |= json.loads(part)
     else:
         return Vocabulary(name, None, content, {"file": content})
     return Vocabulary(name, _checked(tokens), _digest_of(tokens), {"file": content})
