@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from arbitrage import weights
 from arbitrage.errors import ConfigError, InputError
-from arbitrage.identity import digest, fingerprint
+from arbitrage.identity import fingerprint
 from arbitrage.merging.elements import SIZES, read_bytes, to_float32
-from arbitrage.weights import INPUTS, OUTPUT, Weight
+from arbitrage.weights import INDEX, INPUTS, OUTPUT, Weight
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +27,16 @@ if TYPE_CHECKING:
     from arbitrage.merging.config import MergedModel
     from arbitrage.merging.methods import Array
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG, TOKENIZER, CARD = "config.json", "tokenizer.json", "README.md"
 HUB_FILES = (
     *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py", "README.md"),
 )
+COPIED = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    *("chat_template*", "generation_config.json", "*processor_config.json", "*.tiktoken"),
+    *("*.model", "*.jinja"),
+)
+"""What of a model's folder goes along, beside its config."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 ADAPTER = "adapter_config.json"
 
@@ -77,24 +83,19 @@ class Checkpoint:
         return read_bytes(self.folder / weight.file, place, count * size)
 
     def stamp(self) -> str:
-        """What the folder's files were when they were looked at: names, sizes, times."""
+        """What the files that a merge takes were when they were looked at: names, sizes, times."""
         found = []
-        for path in sorted(self.folder.iterdir()):
-            if path.is_file() and not path.name.startswith("."):
-                state = path.stat()
-                found.append([path.name, state.st_size, state.st_mtime_ns, state.st_ino])
+        patterns = (CONFIG, CARD, INDEX, "*.py", *COPIED)
+        names = {path.name for pattern in patterns for path in self.folder.glob(pattern)}
+        for name in sorted(names | set(self.starts)):
+            state = (self.folder / name).stat()
+            found.append([name, state.st_size, state.st_mtime_ns, state.st_ino])
         return fingerprint([os.fspath(self.folder.resolve()), found])
 
     def files_now(self) -> dict[str, tuple[int, ...]]:
         """Size, time and inode of the files with its weights. Raises OSError."""
         states = {name: (self.folder / name).stat() for name in sorted(self.starts)}
         return {n: (one.st_size, one.st_mtime_ns, one.st_ino) for n, one in states.items()}
-
-    @cached_property
-    def shape_digest(self) -> str:
-        """Of names, shapes and dtypes of all tensors: equal for models of one architecture."""
-        told = [[w.name, w.dtype, list(w.shape)] for w in self.tensors.values()]
-        return digest(json.dumps(told).encode())
 
 
 def open_checkpoint(name: str, model: MergedModel) -> Checkpoint:

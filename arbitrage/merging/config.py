@@ -22,7 +22,10 @@ from arbitrage.blocks import Block, incidental
 from arbitrage.config import Name
 from arbitrage.merging.methods import METHODS
 
-Curve = float | tuple[float, ...]
+Number = Annotated[float, Field(strict=True)]
+"""No text and no yes or no."""
+
+Curve = Number | tuple[Number, ...]
 """One value, or several that are spread evenly over the layers, with straight lines between."""
 
 Setting = Curve | dict[str, Curve]
@@ -42,7 +45,7 @@ def _bytes(value: Any) -> Any:
     """A size such as 4GB in bytes."""
     told = SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if told is None or told[2].upper() not in UNITS:
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):
             return value
         raise ValueError("should be a size such as 4GB or 500MB")
     return int(float(told[1]) * UNITS[told[2].upper()])
@@ -119,7 +122,7 @@ class MergeConfig(_Shares):
     weight: Setting = Field(1.0, description="how much a model counts that says no weight")
     density: Setting = Field(1.0, description="the share of a task vector that is kept")
     t: Setting = Field(0.5, description="slerp: 0 is the first model, 1 the second")
-    scale: float = Field(1.0, description="of the merged task vector, before it is added")
+    scale: Number = Field(1.0, description="of the merged task vector, before it is added")
     normalize: bool | None = Field(None, description="divide by the sum of weights; none: as usual")
     seed: int = Field(0, ge=0, description="of what DARE drops")
     dtype: Precision | None = Field(None, description="of the result; none: each tensor's own")

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from arbitrage.errors import InputError, StoreError, UsageError
 from arbitrage.files import reason_of
 from arbitrage.identity import fingerprint
+from arbitrage.merging.checkpoint import CARD
 from arbitrage.merging.jobs import jobs_of
 from arbitrage.merging.layout import index_of, layout, slots_of
 from arbitrage.merging.output import Writer
 from arbitrage.merging.papers import (
-    CARD,
     card_of,
     manifest_of,
     read_manifest,

@@ -50,6 +50,7 @@ class Writer:
         self._folder, self._jobs, self._carrier = folder, jobs, carrier
         self._tell, self._stop = tell, stop
         self._lock = Lock()
+        self._failed = Event()
         self._done = self._all = 0
 
     def write(self, shards: Iterable[Shard], threads: int) -> None:
@@ -129,17 +130,21 @@ class Writer:
     def _fill(self, handle: int, slot: Slot, offset: int) -> None:
         """One tensor, at its place."""
         place = offset + slot.start
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
-            for stored in self._stored(slot):
-                self._check()
-                write_at(handle, stored, place)
-                place += stored.nbytes
-                with self._lock:
-                    self._done += stored.nbytes
-                    self._tell(self._done, self._all)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+                for stored in self._stored(slot):
+                    self._check()
+                    write_at(handle, stored, place)
+                    place += stored.nbytes
+                    with self._lock:
+                        self._done += stored.nbytes
+                        self._tell(self._done, self._all)
+        except BaseException:
+            self._failed.set()  # the others need not go on
+            raise
 
     def _check(self) -> None:
-        if self._stop.is_set():
+        if self._stop.is_set() or self._failed.is_set():
             raise Stopped("stopped on request; the same command goes on from here")
 
     def _stored(self, slot: Slot) -> Iterator[NDArray[np.generic]]:
@@ -181,9 +186,9 @@ def _finish(futures: list[Future[None]]) -> None:
         for future in futures:
             future.cancel()
         wait(futures)
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+    ended = [future for future in futures if not future.cancelled()]
+    for future in sorted(ended, key=lambda one: isinstance(one.exception(), Stopped)):
+        future.result()  # what failed, rather than what was stopped because of it
 
 
 def _is_sound(stored: NDArray[np.generic], values: NDArray[np.float32], dtype: str) -> bool:

@@ -17,7 +17,7 @@ from arbitrage import __version__
 from arbitrage.identity import known_digest
 from arbitrage.manifest import pretty
 from arbitrage.markdown import Raw, harmless_line, template
-from arbitrage.merging.checkpoint import CONFIG
+from arbitrage.merging.checkpoint import CARD, CONFIG, COPIED
 from arbitrage.merging.config import BASE
 from arbitrage.merging.methods import METHODS
 
@@ -28,13 +28,7 @@ if TYPE_CHECKING:
     from arbitrage.merging.config import MergeConfig
     from arbitrage.merging.layout import Shard
 
-MANIFEST, CARD, TEMPLATE = "merge.json", "README.md", "mergecard.md"
-COPIED = (
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
-    *("chat_template*", "generation_config.json", "*processor_config.json", "*.tiktoken"),
-    *("*.model", "*.jinja"),
-)
-"""What of a model's folder goes along, beside its config."""
+MANIFEST, TEMPLATE = "merge.json", "mergecard.md"
 PLACE = "_name_or_path"
 LICENSE, LANGUAGE = "license", "language"
 

@@ -26,6 +26,8 @@ PER_TENSOR = 700
 """Bytes of a tensor's name, shape and place in memory."""
 PER_TOKEN = 300
 """Bytes of a token and its row in memory, while vocabularies are compared."""
+GROUP = Path("/sys/fs/cgroup")
+"""Where a container's limits are told."""
 WORKING = 6
 """Arrays of a block that a method makes beside those of the models."""
 WORK = ".merging"
@@ -108,16 +110,27 @@ def disk_free(target: Path) -> int | None:
         return None
 
 
-def memory_free(told: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that the machine can give without swapping."""
+def memory_free(told: Path = Path("/proc/meminfo"), group: Path = GROUP) -> int | None:
+    """Bytes that the machine, or the container that this is, can give without swapping."""
     try:
         lines = told.read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):
-        return None
+        lines = []
     found = [line.split() for line in lines if line.startswith("MemAvailable:")]
-    return (
-        int(found[0][1]) * 1024 if found and len(found[0]) > 1 and found[0][1].isdigit() else None
-    )
+    known = [int(line[1]) * 1024 for line in found if len(line) > 1 and line[1].isdigit()]
+    return min([*known, *_left_to(group)], default=None)
+
+
+def _left_to(group: Path) -> Iterator[int]:
+    """What a container's limit leaves; files that are kept in memory are no use of it."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return
+    used = [line.split()[1] for line in lines if line.startswith("anon ")]
+    if limit.isdigit() and used and used[0].isdigit():
+        yield max(0, int(limit) - int(used[0]))
 
 
 def written(target: Path) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -172,8 +172,3 @@ def shares_of(pairs: Iterable[tuple[Array, Array]], t: float) -> tuple[float, fl
 def _dot(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Added up in a fixed order, which a product of the library for matrices has not."""
     return float(np.einsum("i,i->", one, other))
-
-
-def paired(first: Iterable[Array], second: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
-    """Blocks of two tensors, side by side."""
-    return zip(first, second, strict=True)
