@@ -69,7 +69,7 @@ def one(
     What cannot be merged is refused before a weight is read, with all the reasons. A merge that was
     stopped or killed goes on with the same command.
     """
-    wanted = load_merge(config, overrides or ())
+    wanted, output = load_merge(config, overrides or ()), output.expanduser()
     if dry_run:
         found = look(wanted, output)
         _show(found, as_json=as_json)
