@@ -58,7 +58,7 @@ def files(folder: Path) -> list[Path]:
         told = _json(index).get("weight_map")
         if not isinstance(told, dict):
             raise InputError(f"{index} has no `weight_map`; download it again")
-        named = [folder / str(name) for name in sorted(set(told.values()))]
+        named = [folder / name for name in sorted(set(map(str, told.values())))]
         lacking = [path.name for path in named if not path.is_file()]
         if lacking:
             raise InputError(f"{folder} lacks {lacking[0]}, which its index names; fetch it again")
@@ -78,7 +78,14 @@ def header(path: Path) -> list[Weight]:
         return [_weight(name, one, path) for name, one in told.items() if name != "__metadata__"]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InputError(f"{path} is no safetensors file: its header is not as it should be") from (
             error
         )
