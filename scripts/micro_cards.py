@@ -20,6 +20,14 @@ def teacher_card(name: str, codes: Sequence[str], recipe: Recipe) -> str:
     )
 
 
+def specialist_card(name: str, codes: Sequence[str], recipe: Recipe) -> str:
+    """For a specialist that went on from the generalist in these languages."""
+    seen = f"{recipe.teacher_steps * recipe.batch:,}"
+    return SPECIALIST.format(
+        **asdict(recipe), name=name, front=_front(codes), languages=", ".join(codes), seen=seen
+    )
+
+
 def arbiter_card(codes: Sequence[str], recipe: Recipe) -> str:
     """For the Arbiter."""
     return ARBITER.format(**asdict(recipe), front=_front(codes), pairs=2 * recipe.arbiter_batch)
@@ -60,6 +68,27 @@ folder = "data/micro/models/{name}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
 ```
+"""
+
+SPECIALIST = """\
+---
+{front}
+pipeline_tag: text-generation
+---
+
+# {name}
+
+A specialist of the micro-world of `arbitrage`, to be merged with its siblings: the generalist of
+`data/micro/models/`, trained further in a family of languages and in those that all specialists
+share. It is a demonstration and knows nothing else.
+
+* Languages of the further training: {languages}.
+* Llama, {layers} layers of width {hidden}, {heads} heads, bfloat16.
+* {teacher_steps} steps of {batch} examples ({seen} in all) at a highest rate of {rate:g}. The loss
+  is on the answers alone; Muon and AdamW; seed {seed}.
+* Data: `data/micro/lexicons/`. The held-out questions, those in `data/micro/heldout/`, were not
+  among them.
+* Made by `python scripts/train_specialists.py`, measured by `python scripts/micro_merge.py`.
 """
 
 ARBITER = """\
