@@ -87,12 +87,13 @@ def raw_config(path: Path, overrides: Iterable[str], sources: str) -> tuple[dict
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"there is no config file {path}; `arbitrage init` writes one") from None
+        hint = "; `arbitrage init` writes one" if sources == "prompts" else ""
+        raise ConfigError(f"there is no config file {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     raw = _parse(text, str(path))
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} is no config: it must be a mapping of keys such as `run:`")
+        raise ConfigError(f"{path} is no config: it must be a mapping of keys")
     _open_short(raw, sources)
     for override in overrides:
         _apply(raw, override)

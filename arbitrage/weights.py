@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from arbitrage.errors import InputError
@@ -45,8 +45,9 @@ def weights(folder: Path | str) -> list[Weight]:
     """All tensors of a folder, by name, each once. Raises InputError for a broken file."""
     found: dict[str, Weight] = {}
     for path in files(Path(folder)):
+        place = path.relative_to(folder).as_posix()
         for weight in header(path):
-            found.setdefault(weight.name, weight)
+            found.setdefault(weight.name, weight._replace(file=place))
     return [found[name] for name in sorted(found)]
 
 
@@ -55,9 +56,12 @@ def files(folder: Path) -> list[Path]:
     Raises InputError where the index cannot be read or names a file that is not there."""
     index = folder / INDEX
     if index.is_file():
-        told = _json(index).get("weight_map")
+        told = read_json(index).get("weight_map")
         if not isinstance(told, dict):
             raise InputError(f"{index} has no `weight_map`; download it again")
+        outside = [name for name in map(str, told.values()) if not _is_inside(name)]
+        if outside:
+            raise InputError(f"{index} names {outside[0]!r}, which is not in its folder")
         named = [folder / name for name in sorted(set(map(str, told.values())))]
         lacking = [path.name for path in named if not path.is_file()]
         if lacking:
@@ -67,6 +71,11 @@ def files(folder: Path) -> list[Path]:
     return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
 
 
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
 def header(path: Path) -> list[Weight]:
     """The tensors of one file, in the order of its header. Raises InputError for a broken one."""
     try:
@@ -74,7 +83,7 @@ def header(path: Path) -> list[Weight]:
             length = int.from_bytes(file.read(8), "little")
             if not 0 < length <= min(HEADER_LIMIT, path.stat().st_size - 8):
                 raise InputError(f"{path} is no safetensors file, or it is cut off")
-            told = json.loads(file.read(length))
+            told = json.loads(file.read(length), object_pairs_hook=_unique)
         return [_weight(name, one, path) for name, one in told.items() if name != "__metadata__"]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
@@ -91,6 +100,14 @@ def header(path: Path) -> list[Weight]:
         )
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError where a key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
 def _weight(name: str, told: dict[str, Any], path: Path) -> Weight:
     start, end = told["data_offsets"]
     shape = tuple(int(size) for size in told["shape"])
@@ -103,7 +120,7 @@ def parameters(folder: Path | str) -> int | None:
 
     An output layer that the model's config ties to its input is no parameter of its own.
     """
-    config = _json(Path(folder) / "config.json")
+    config = read_json(Path(folder) / "config.json")
     found = weights(folder)
     if not found or config.get("quantization_config"):
         return None
@@ -128,13 +145,13 @@ def _same(one: Weight, other: Weight) -> bool:
     return (one.file, one.start, one.end) == (other.file, other.start, other.end)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no file. Raises InputError for one that is none."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON; fetch it again") from error
     if not isinstance(told, dict):
         raise InputError(f"{path} should hold a JSON object")

@@ -17,14 +17,14 @@ import torch
 import merge_models as models
 from arbitrage.errors import ConfigError, InputError, Stopped, StoreError, UsageError
 from arbitrage.merging import output
-from arbitrage.merging.checkpoint import HUB_FILES, Checkpoint, open_checkpoint
+from arbitrage.merging.checkpoint import COPIED, HUB_FILES, Checkpoint, open_checkpoint
 from arbitrage.merging.config import MergeConfig, MergedModel
 from arbitrage.merging.jobs import jobs_of
 from arbitrage.merging.layout import slots_of
 from arbitrage.merging.loading import load_merge
 from arbitrage.merging.merge import look, merge
 from arbitrage.merging.methods import Operands, ties
-from arbitrage.merging.papers import COPIED, front_matter, front_of
+from arbitrage.merging.papers import front_matter, front_of
 from arbitrage.merging.preflight import open_all
 from arbitrage.merging.vocabulary import tokens_of
 from arbitrage.progress import Progress

@@ -213,13 +213,14 @@ def test_other_ids_are_refused_and_what_sharing_would_do_is_told(tmp_path: Path)
     assert told == (
         "b: 40 tokens of b and a have other rows ('w10' is 10 in a and 0 in b); merge models of "
         "one tokenizer, or set `vocabulary: shared`, which merges the 20 tokens that all have, "
-        "leaves 20 rows as they are in a and drops 10 tokens of b"
+        "keeps 20 rows of a and drops 10 tokens of b"
     )
     shared = looked_at(tmp_path, vocabulary="shared")
     assert shared.reasons == ()
     assert any("merges the 20 tokens that all have" in one for one in shared.remarks)
     turned = looked_at(tmp_path, vocabulary="shared", like="b")
-    assert any("drops 10 tokens of a; the tokenizer is that of b" in x for x in turned.remarks)
+    assert any("drops 10 tokens of a; rows are tokens in" in x for x in turned.remarks)
+    assert any("the tokenizer is that of b" in x for x in turned.remarks)
 
 
 def test_tensors_may_have_other_rows_where_tokens_are_shared(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ of its own, and is left out.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,13 +27,15 @@ if TYPE_CHECKING:
     from arbitrage.merging.methods import Array
 
 CONFIG, TOKENIZER, CARD = "config.json", "tokenizer.json", "README.md"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 HUB_FILES = (
-    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py", "README.md"),
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"),
+    *("README.md", "LICENSE*"),
 )
 COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
     *("chat_template*", "generation_config.json", "*processor_config.json", "*.tiktoken"),
-    *("*.model", "*.jinja"),
+    *("*.model", "*.jinja", "tekken.json", "additional_chat_templates/*.jinja", "LICENSE*"),
 )
 """What of a model's folder goes along, beside its config."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -65,6 +66,16 @@ class Checkpoint:
         return size if isinstance(size, int) else None
 
     @property
+    def has_twin_of_vocabulary(self) -> bool:
+        """Whether the config tells the vocabulary's size of something else too."""
+        told = {**self.config, **self.text_config}
+        return any(
+            value == self.vocabulary_size and isinstance(value, int)
+            for key, value in told.items()
+            if key != "vocab_size" and not key.endswith("_token_id")
+        )
+
+    @property
     def text_config(self) -> dict[str, Any]:
         """The part of the config about text, of models that see pictures too."""
         told = self.config.get("text_config")
@@ -82,12 +93,19 @@ class Checkpoint:
         place = self.starts[weight.file] + weight.start + start * size
         return read_bytes(self.folder / weight.file, place, count * size)
 
+    def papers(self) -> list[str]:
+        """The files that go along with the weights, beside the config; code only where a config
+        asks for it."""
+        asks = "auto_map" in self.config or "auto_map" in _text(self.folder / TOKENIZER_CONFIG)
+        patterns = [*COPIED, *(["*.py"] if asks else [])]
+        found = {path for pattern in patterns for path in self.folder.glob(pattern)}
+        return sorted(p.relative_to(self.folder).as_posix() for p in found if p.is_file())
+
     def stamp(self) -> str:
         """What the files that a merge takes were when they were looked at: names, sizes, times."""
         found = []
-        patterns = (CONFIG, CARD, INDEX, "*.py", *COPIED)
-        names = {path.name for pattern in patterns for path in self.folder.glob(pattern)}
-        for name in sorted(names | set(self.starts)):
+        known = [name for name in (CONFIG, CARD, INDEX) if (self.folder / name).is_file()]
+        for name in sorted({*known, *self.papers(), *self.starts}):
             state = (self.folder / name).stat()
             found.append([name, state.st_size, state.st_mtime_ns, state.st_ino])
         return fingerprint([os.fspath(self.folder.resolve()), found])
@@ -96,6 +114,14 @@ class Checkpoint:
         """Size, time and inode of the files with its weights. Raises OSError."""
         states = {name: (self.folder / name).stat() for name in sorted(self.starts)}
         return {n: (one.st_size, one.st_mtime_ns, one.st_ino) for n, one in states.items()}
+
+
+def _text(path: Path) -> str:
+    """A text; none where there is no file that can be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def open_checkpoint(name: str, model: MergedModel) -> Checkpoint:
@@ -110,7 +136,7 @@ def open_checkpoint(name: str, model: MergedModel) -> Checkpoint:
     found = weights.weights(folder)
     if not found:
         raise InputError(f"{name}: {_lacking(folder)}")
-    config = _json(folder / CONFIG)
+    config = weights.read_json(folder / CONFIG)
     tied = _tied(found, config)
     return Checkpoint(name, folder, {w.name: w for w in found if w.name not in tied}, config, tied)
 
@@ -174,15 +200,3 @@ def _tied(found: list[Weight], config: dict[str, Any]) -> tuple[str, ...]:
 def _header_length(path: Path) -> int:
     with path.open("rb") as file:
         return int.from_bytes(file.read(8), "little")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON; fetch it again") from error
-    if not isinstance(told, dict):
-        raise InputError(f"{path} should hold a JSON object")
-    return told

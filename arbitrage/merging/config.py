@@ -12,7 +12,6 @@ Unknown keys are errors that name the nearest known one; so is what the method m
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -38,6 +37,9 @@ PATTERNED = frozenset({"weight", "density", "t"})
 """What may be told by patterns."""
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+LARGEST = 1e30
+"""Of a weight or scale; float32 ends at 3e38."""
+
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", re.IGNORECASE)
 
 
@@ -47,7 +49,7 @@ def _bytes(value: Any) -> Any:
     if told is None or told[2].upper() not in UNITS:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        raise ValueError("should be a size such as 4GB or 500MB")
+        raise ValueError("should be a size such as 4GB, 500MB or 100KB")
     return int(float(told[1]) * UNITS[told[2].upper()])
 
 
@@ -70,8 +72,7 @@ def _checked(setting: Setting, low: float, high: float, what: str) -> Setting:
         raise ValueError(f"{what} is empty; give a number, a list of them, or patterns with them")
     wrong = [value for value in numbers(setting) if not low <= value <= high]
     if wrong:
-        between = f"between {low:g} and {high:g}" if math.isfinite(low) else "a finite number"
-        raise ValueError(f"{what} should be {between} (it is {wrong[0]:g})")
+        raise ValueError(f"{what} should be between {low:g} and {high:g} (it is {wrong[0]:g})")
     return setting
 
 
@@ -89,7 +90,7 @@ class _Shares(Block):
     @field_validator("weight", check_fields=False)
     @classmethod
     def _finite(cls, value: Setting | None) -> Setting | None:
-        return value if value is None else _checked(value, -math.inf, math.inf, "a weight")
+        return value if value is None else _checked(value, -LARGEST, LARGEST, "a weight")
 
     @field_validator("density", check_fields=False)
     @classmethod
@@ -122,9 +123,11 @@ class MergeConfig(_Shares):
     weight: Setting = Field(1.0, description="how much a model counts that says no weight")
     density: Setting = Field(1.0, description="the share of a task vector that is kept")
     t: Setting = Field(0.5, description="slerp: 0 is the first model, 1 the second")
-    scale: Number = Field(1.0, description="of the merged task vector, before it is added")
+    scale: Number = Field(
+        1.0, ge=-LARGEST, le=LARGEST, description="of the merged task vector, before it is added"
+    )
     normalize: bool | None = Field(None, description="divide by the sum of weights; none: as usual")
-    seed: int = Field(0, ge=0, description="of what DARE drops")
+    seed: int = Field(0, ge=0, strict=True, description="of what DARE drops")
     dtype: Precision | None = Field(None, description="of the result; none: each tensor's own")
     like: str | None = Field(
         None, description="whose config, tokenizer and vocabulary; none: the first model's"
@@ -134,7 +137,7 @@ class MergeConfig(_Shares):
     )
     accept: tuple[str, ...] = incidental((), description="keys of config.json that may differ")
     shard_size: Annotated[int, BeforeValidator(_bytes)] = Field(4 * 10**9, ge=1)
-    threads: int = incidental(2, ge=1, le=256)
+    threads: int = incidental(2, ge=1, le=256, strict=True)
 
     @field_validator("t")
     @classmethod

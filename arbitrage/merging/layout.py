@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from arbitrage.merging.elements import FLOATS, NAMES, SIZES
+from arbitrage.merging.schedule import layer_number
 from arbitrage.weights import INDEX, SINGLE
 
 if TYPE_CHECKING:
@@ -121,4 +122,4 @@ def index_of(shards: list[Shard]) -> tuple[str, str] | None:
 def _natural(name: str) -> list[tuple[int, str]]:
     """So that layer 10 comes after layer 9."""
     parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return [(int(part), "") if layer_number(part) else (-1, part) for part in parts]

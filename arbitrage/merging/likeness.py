@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+from arbitrage.errors import InputError
 from arbitrage.merging.checkpoint import ADAPTER, Checkpoint
 from arbitrage.merging.elements import FLOATS, SIZES
 from arbitrage.merging.reasons import (
@@ -23,7 +24,7 @@ from arbitrage.merging.reasons import (
     spans,
 )
 from arbitrage.merging.schedule import Layer, layer_of
-from arbitrage.weights import OUTPUT, Weight
+from arbitrage.weights import INDEX, OUTPUT, SINGLE, Weight, read_json
 
 COPIED = frozenset(SIZES) - frozenset(FLOATS) - {"C64"}
 """Dtypes of tensors that are no weights (positions, flags): they are the carrier's."""
@@ -55,7 +56,7 @@ def soundness(checkpoints: Checkpoints) -> Iterator[Finding]:
                 f"the header gives {kinds(wrong)} another size than shape and dtype have; fetch "
                 "the file again",
             )
-        for told in _cut_off(checkpoint):
+        for told in (*_cut_off(checkpoint), *_misplaced(checkpoint), *_unindexed(checkpoint)):
             yield Reason("file", name, told)
 
 
@@ -80,6 +81,36 @@ def _cut_off(checkpoint: Checkpoint) -> Iterator[str]:
             continue
         if lacking > 0:
             yield f"{file} is cut off: {counted(lacking, 'byte')} are not there; fetch it again"
+
+
+def _misplaced(checkpoint: Checkpoint) -> Iterator[str]:
+    """Files in which two tensors lie at one place, which the format forbids."""
+    last: dict[str, Weight] = {}
+    for weight in sorted(checkpoint.tensors.values(), key=lambda one: (one.file, one.start)):
+        before = last.get(weight.file)
+        if before is not None and weight.start < before.end and weight.end > weight.start:
+            yield (
+                f"{kinds([before.name, weight.name])} overlap in {weight.file}; save the model "
+                "again with `save_pretrained`"
+            )
+            return
+        last[weight.file] = weight
+
+
+def _unindexed(checkpoint: Checkpoint) -> Iterator[str]:
+    """An index that does not fit the files."""
+    try:
+        told = read_json(checkpoint.folder / INDEX).get("weight_map") or {}
+    except InputError:
+        return  # of a folder that could not be opened
+    lacking = [name for name in told if name not in {*checkpoint.tensors, *checkpoint.tied}]
+    if lacking:
+        yield f"the index names {kinds(lacking)}, which no file has; fetch the files again"
+    if told and SINGLE not in told.values() and (checkpoint.folder / SINGLE).is_file():
+        yield (
+            f"it has {SINGLE} and an index of other files, and not all libraries take the same; "
+            "take one of them out"
+        )
 
 
 def names(checkpoints: Checkpoints) -> Iterator[Finding]:

@@ -121,6 +121,14 @@ def identity_of(config: MergeConfig, checkpoints: Mapping[str, Checkpoint]) -> s
     return fingerprint({"form": FORM, "config": config.identity(), "models": stamps})
 
 
+def _size(path: Path) -> int | None:
+    """Of a file in bytes; none where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def _there(target: Path, identity: str) -> dict[str, Any] | None:
     """The manifest of the same merge, if that is what the folder holds; none where there is no
     folder or an empty one. Raises UsageError for anything else."""
@@ -135,6 +143,12 @@ def _there(target: Path, identity: str) -> dict[str, Any] | None:
         raise UsageError(
             f"{target} is another merge ({known['method']}), or its models have changed since; "
             "name another folder with -o, or remove that one"
+        )
+    lacking = [name for name, size in known["files"].items() if _size(target / name) != size]
+    if lacking:
+        raise UsageError(
+            f"{target} is this merge, but {lacking[0]} is not there as it was written; remove the "
+            "folder, and the same command makes it again"
         )
     return known
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arbitrage import amounts
 from arbitrage.errors import InputError, Stopped, StoreError
 from arbitrage.files import TEMPORARY, reason_of
 from arbitrage.merging.elements import BLOCK, LONG_NAMES, from_float32, write_at
@@ -122,7 +123,7 @@ class Writer:
             if error.errno in NO_ROOM:
                 raise StoreError(
                     f"there is no room for {shard.file} in {self._folder}; free "
-                    f"{shard.data / 1e9:,.1f} GB, and the same command goes on"
+                    f"{amounts.size(shard.data)}, and the same command goes on"
                 ) from error
             told = f"{shard.file} cannot be written into {self._folder}: {reason_of(error)}"
             raise StoreError(told) from error

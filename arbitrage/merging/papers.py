@@ -17,7 +17,7 @@ from arbitrage import __version__
 from arbitrage.identity import known_digest
 from arbitrage.manifest import pretty
 from arbitrage.markdown import Raw, harmless_line, template
-from arbitrage.merging.checkpoint import CARD, CONFIG, COPIED
+from arbitrage.merging.checkpoint import CARD, CONFIG
 from arbitrage.merging.config import BASE
 from arbitrage.merging.methods import METHODS
 
@@ -35,12 +35,9 @@ LICENSE, LANGUAGE = "license", "language"
 
 def write_papers(folder: Path, carrier: Checkpoint, config: MergeConfig) -> None:
     """Config, tokenizer and generation config. Raises OSError."""
-    patterns = [*COPIED, *(["*.py"] if "auto_map" in carrier.config else [])]
-    for name in sorted(
-        {path.name for pattern in patterns for path in carrier.folder.glob(pattern)}
-    ):
-        if (carrier.folder / name).is_file():
-            shutil.copyfile(carrier.folder / name, folder / name)
+    for name in carrier.papers():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(carrier.folder / name, folder / name)
     if not (carrier.folder / CONFIG).is_file():
         return
     told = {key: value for key, value in carrier.config.items() if key != PLACE}

@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from arbitrage.merging.config import Curve, Setting, curves
 
+LONGEST = 9
+"""Digits of a layer's number; what is longer is a word."""
+
 
 class Layer(NamedTuple):
     """Where a tensor is: the words before the number, and the number."""
@@ -22,11 +25,16 @@ class Layer(NamedTuple):
     number: int
 
 
+def layer_number(part: str) -> bool:
+    """Whether a part of a name is a number that a layer may have."""
+    return part.isdecimal() and len(part) <= LONGEST
+
+
 def layer_of(name: str) -> Layer | None:
     """The layer of a tensor, if its name tells one."""
     parts = name.split(".")
     for place, part in enumerate(parts):
-        if part.isdecimal():
+        if layer_number(part):
             return Layer(".".join(parts[:place]), int(part))
     return None
 

@@ -146,7 +146,7 @@ def _sharing(tongues: Tongues) -> str:
     number = counted(len(told.rows[tongues.carrier]), "token")
     parts = [f"merges the {number} that all have"]
     if told.kept:
-        parts.append(f"leaves {counted(told.kept, 'row')} as they are in {tongues.carrier}")
+        parts.append(f"keeps {counted(told.kept, 'row')} of {tongues.carrier}")
     dropped = [f"{counted(n, 'token')} of {short(name)}" for name, n in told.lost.items() if n]
     parts += [f"drops {joined(dropped)}"] * bool(dropped)
     return joined(parts)
@@ -182,7 +182,11 @@ def _shared(tongues: Tongues) -> Iterator[Finding]:
     told = aligned(tongues.carrier, tongues.checkpoints, tongues.found)
     if not len(told.rows[tongues.carrier]):
         yield Reason("vocabulary", ", ".join(tongues.checkpoints), "no token is in all models")
-    yield f"`vocabulary: shared` {_sharing(tongues)}; the tokenizer is that of {tongues.carrier}"
+    taken = joined(vocabulary_tensors(tongues.checkpoints))
+    yield (
+        f"`vocabulary: shared` {_sharing(tongues)}; rows are tokens in {taken}; the tokenizer is "
+        f"that of {tongues.carrier}"
+    )
 
 
 def _tokenizers(tongues: Tongues, alike: list[str]) -> Iterator[Finding]:

@@ -193,7 +193,10 @@ def vocabulary_tensors(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
 
 def ambiguous(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     """Tensors of which it is not clear whether they have a row per token: one of a layer that has
-    that size somewhere, or one that has it in another dimension than the first."""
+    that size somewhere, or one that has it in another dimension than the first; and all of them
+    where something else is as many (positions, say)."""
+    if any(one.has_twin_of_vocabulary for one in checkpoints.values()):
+        return vocabulary_tensors(checkpoints)
     first = next(iter(checkpoints.values()))
     found = []
     for name in first.tensors:

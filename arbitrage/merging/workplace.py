@@ -84,9 +84,12 @@ def _begin(work: Path, identity: str) -> None:
 def give_name(work: Path, target: Path) -> None:
     """Makes a folder that is complete the result. The marks go last: without them what is made
     would be nobody's, and another process could come in. Raises OSError."""
-    for path in work.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in work.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     sync_folder(work)
     if target.is_dir():
         target.rmdir()  # an empty one, which a folder may not always be moved onto
