@@ -1,8 +1,10 @@
 """Which held-out questions a model of the micro-world answers exactly right.
 
 A greedy answer is the right one when each of its tokens, and the end after it, is the likeliest
-after those before it. So one forward pass over questions with their right answers says the same as
-generating token by token, dozens of times faster; a test holds the two against each other.
+after those before it. So one forward pass over questions with their right answers says what
+generating token by token says, dozens of times faster; a test holds the two against each other. A
+model that spells the right text in other tokens than the tokenizer counts as wrong here: of four
+models and 4,048 answers that was one, by a merge that is mostly wrong.
 """
 
 from __future__ import annotations
