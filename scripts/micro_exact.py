@@ -2,9 +2,9 @@
 
 A greedy answer is the right one when each of its tokens, and the end after it, is the likeliest
 after those before it. So one forward pass over questions with their right answers says what
-generating token by token says, dozens of times faster; a test holds the two against each other. A
-model that spells the right text in other tokens than the tokenizer counts as wrong here: of four
-models and 4,048 answers that was one, by a merge that is mostly wrong.
+generating token by token says, dozens of times faster; a test holds the two against each other. An
+answer with a special token in it, which decoding would drop, counts as wrong here: of 4,048 answers
+of four models that was one, by a merge that is mostly wrong.
 """
 
 from __future__ import annotations
