@@ -38,7 +38,8 @@ ROOT = Path(__file__).parents[1]
 EVALUATION = ROOT / "configs/winrate.yaml"
 EXAMPLES = [ROOT / "arbitrage/templates/arbitrage.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 EXAMPLES.remove(EVALUATION)
-EXAMPLES.remove(ROOT / "configs/merge.yaml")
+for name in ("merge.yaml", "sweep.yaml"):
+    EXAMPLES.remove(ROOT / "configs" / name)
 SHORT = """
 run: out
 prompts: {sources: [{path: p.jsonl}]}

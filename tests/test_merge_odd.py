@@ -125,3 +125,16 @@ def test_rows_that_may_be_positions_are_not_matched_as_tokens(pool: Path) -> Non
     with pytest.raises(Refused):
         merge(shared, pool / "x")
     assert any("cannot be told" in one.told for one in look(shared, pool / "x").reasons)
+
+
+def test_whole_task_vectors_that_add_up_are_remarked(pool: Path) -> None:
+    models.save(pool / "base", models.tensors(7))
+    for name in ("c", "d"):
+        models.save(pool / name, models.tensors(ord(name)))
+    told = {"models": {n: str(pool / n) for n in "abcd"}, "base": str(pool / "base")}
+    summed = look(MergeConfig(method="task_arithmetic", **told), pool / "x")
+    assert summed.reasons == ()
+    assert any("add up to 4: so many whole task vectors" in one for one in summed.remarks)
+    for usual in ({"normalize": True}, {"weight": 0.25}):
+        found = look(MergeConfig(method="task_arithmetic", **told, **usual), pool / "x")
+        assert not any("whole task vectors" in one for one in found.remarks)

@@ -21,6 +21,8 @@ from arbitrage.merging.reasons import Finding, Reason, counted, joined, kind_of,
 from arbitrage.merging.schedule import depths, unfit, values_of
 
 WORD = re.compile(r"[^.*?\[\]]+")
+MANY_VECTORS = 2.0
+"""So many at once seldom make a model that still answers."""
 NOTHING = 1e-6
 """A sum of weights is nothing from this part of their size on: what is left is rounding."""
 
@@ -105,7 +107,9 @@ def _unfit(pattern: str, names: list[str]) -> str:
 def _weights(config: MergeConfig, told: list[Told], names: list[str]) -> Iterator[Finding]:
     """Weights that come to nothing."""
     values = {model: one.values for one in told for model in one.models}
-    nothing, cancelled = _sums([values[model] for model in config.models], names)
+    listed_values = [values[model] for model in config.models]
+    nothing, cancelled = _sums(listed_values, names)
+    yield from _whole_vectors(config, listed_values, names)
     for model, found in values.items():
         if found and not any(found.values()) and len(nothing) < len(names):
             yield f"{model} counts nowhere, as its weight is 0"
@@ -124,6 +128,20 @@ def _weights(config: MergeConfig, told: list[Told], names: list[str]) -> Iterato
             joined([*config.models]),
             f"they add up to 0 for {counted(len(cancelled), 'tensor')} ({kinds(cancelled)}), and "
             "are divided by that sum; change them, or set `normalize: false`",
+        )
+
+
+def _whole_vectors(
+    config: MergeConfig, values: list[dict[str, float]], names: list[str]
+) -> Iterator[Finding]:
+    """Task vectors that are added whole, where an average is likely meant."""
+    if config.is_normalized or not METHODS[config.method].needs_base or len(values) < 2:
+        return
+    sums = [abs(config.scale * sum(one[name] for one in values if name in one)) for name in names]
+    if sums and (most := max(sums)) > MANY_VECTORS:
+        yield (
+            f"weights and scale add up to {most:g}: so many whole task vectors are added to the "
+            "base; `normalize: true` makes it an average of them"
         )
 
 
