@@ -46,7 +46,15 @@ FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 LONG_NAMES = {short: long for long, short in NAMES.items()}
+KEPT_BYTES = 31 << 20
 HALF = np.uint32(0x7FFF)
+
+
+def keep_freed_memory() -> None:
+    """Lets blocks that are freed stay with the process. The C library takes the largest array that
+    was freed so far, up to 32 MB, for the size from which on memory goes back to the kernel, which
+    clears it anew for every block (mallopt(3), M_MMAP_THRESHOLD): half of a merge's time."""
+    np.empty(KEPT_BYTES, np.uint8)
 
 
 def read_bytes(path: Path, place: int, count: int) -> NDArray[np.uint8]:

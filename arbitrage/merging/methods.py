@@ -135,7 +135,9 @@ def _elected(deltas: list[Array], block: Operands) -> Array:
         counted += agrees
     if not block.normalize:
         return total
-    counted[np.abs(counted) <= ROUNDING * size] = 1
+    nothing = np.abs(counted) <= ROUNDING * size
+    counted *= ~nothing  # arithmetic costs a tenth of choosing
+    counted += nothing
     total /= counted
     return total
 

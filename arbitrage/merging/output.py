@@ -20,7 +20,7 @@ import numpy as np
 from arbitrage import amounts
 from arbitrage.errors import InputError, Stopped, StoreError
 from arbitrage.files import TEMPORARY, reason_of
-from arbitrage.merging.elements import BLOCK, LONG_NAMES, from_float32, write_at
+from arbitrage.merging.elements import BLOCK, LONG_NAMES, from_float32, keep_freed_memory, write_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,6 +57,7 @@ class Writer:
     def write(self, shards: Iterable[Shard], threads: int) -> None:
         """Writes what is missing. Raises StoreError where the disk is full or fails, InputError for
         weights that cannot be read or merged, Stopped."""
+        keep_freed_memory()
         shards = list(shards)
         self._all = sum(shard.data for shard in shards)
         missing = [shard for shard in shards if not self._is_there(shard)]

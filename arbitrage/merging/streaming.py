@@ -149,7 +149,7 @@ class Job:
 
     def _masks(self, model: Checkpoint, share: Share, check: Check) -> Masks:
         if self.method.sparsify == "magnitude":
-            some = self.stretches[:: max(1, len(self.stretches) // SAMPLED)]
+            some = self.stretches[:: max(2, len(self.stretches) // SAMPLED)]
             cut = cutoff(
                 lambda: self._task_vector(model, self.stretches, check),
                 self.compared,
