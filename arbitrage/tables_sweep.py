@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from arbitrage.amounts import size
 from arbitrage.stats import Z95
 from arbitrage.tables import PLUS_MINUS, harmless
 
@@ -232,13 +233,13 @@ def _said(one: Outcome) -> str:
 
 def of_outlook(found: SweepOutlook) -> RenderableType:
     """What `merge sweep --dry-run` shows."""
-    grid = _grid(["merge", "state"], ["GB"])
+    grid = _grid(["merge", "state"], ["size"])
     for one in found.points:
-        grid.add_row(harmless(one.name), one.state, f"{one.size_bytes / 1e9:,.2f}")
-    room = f"{found.free_bytes / 1e9:,.1f} GB are free"
+        grid.add_row(harmless(one.name), one.state, size(one.size_bytes))
+    room = f"{size(found.free_bytes)} are free"
     told = [
-        f"{len(found.points)} merges, {found.coming} to be made: {found.write_bytes / 1e9:,.2f} GB "
-        f"to write, {room}",
+        f"{len(found.points)} merges, {found.coming} to be made: {size(found.write_bytes)} to "
+        f"write, {room}",
         f"beside them: {', '.join(found.beside) or 'nobody'}",
         f"evaluation: {found.evaluation}",
     ]
